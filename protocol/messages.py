@@ -1,0 +1,307 @@
+"""Every message that crosses the wire, typed once.
+
+A message is one msgspec struct, sent as msgpack in frame 0; its arrays follow as raw bytes (see `framing`). All
+fields are bounded here, so that decoding is validating: what decodes is safe to act on.
+
+Angles are degrees, colours are sRGB, images are straight-alpha RGBA with the top row first, and meshes stand in the
+object frame: right-handed, Z up, the input camera on the -Y side (azimuth 0).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+PROTOCOL_VERSION = 1
+"""Raised whenever a message changes so that an older peer would misread it."""
+
+MAX_PICTURE_SIDE = 16_384
+"""Longest side of a submitted picture, in pixels."""
+
+Name = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9_.:/-]*$")]
+JobId = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")]
+Text = Annotated[str, Meta(max_length=4096)]
+LongText = Annotated[str, Meta(max_length=65_536)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Elevation = Annotated[float, Meta(ge=-90.0, le=90.0)]
+FieldOfView = Annotated[float, Meta(ge=1.0, le=120.0)]
+Option = bool | int | float | Annotated[str, Meta(max_length=1024)]
+
+
+class ArraySpec(Struct, frozen=True):
+    """One array that follows frame 0, in the order of the message's `arrays`."""
+
+    name: Name
+    dtype: Annotated[str, Meta(pattern=r"^[|<](u1|i4|i8|f4|f8|b1)$")]
+    shape: Annotated[tuple[Annotated[int, Meta(ge=0, le=2**31)], ...], Meta(max_length=5)]
+
+
+class Message(Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Base of all messages; `arrays` describes the raw frames that follow."""
+
+    arrays: Annotated[tuple[ArraySpec, ...], Meta(max_length=64)] = ()
+
+
+# --------------------------------------------------------------------------------------------------- shared parts
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What an artist can ask of a job; the same for every pipeline. `options` holds the pipeline's own settings."""
+
+    seed: Seed = 0
+    variants: Annotated[int, Meta(ge=1, le=16)] = 1
+    elevation_deg: Elevation | None = None
+    """Elevation of the picture's camera above the horizon; None asks the backend to find it."""
+    fov_deg: FieldOfView | None = None
+    """Vertical field of view of the picture's camera; None takes the pipeline's own."""
+    resolution: Annotated[int, Meta(ge=16, le=512)] = 128
+    """Marching-cubes cells along the longest side of the object's cube."""
+    target_faces: Annotated[int, Meta(ge=100, le=4_000_000)] | None = None
+    """Decimate to about this many triangles; None keeps them all."""
+    quality: Literal["draft", "standard", "fine"] = "standard"
+    options: Annotated[dict[Name, Option], Meta(max_length=64)] = {}
+
+
+class OptionSpec(Struct, frozen=True, kw_only=True):
+    """One setting of a pipeline's own: enough for Blender to draw it and for the backend to check it."""
+
+    name: Name
+    label: Text
+    description: Text
+    default: Option
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+class PipelineInfo(Struct, frozen=True, kw_only=True):
+    """A pipeline as the backend offers it."""
+
+    name: Name
+    label: Text
+    description: Text
+    options: Annotated[tuple[OptionSpec, ...], Meta(max_length=64)] = ()
+    ready: bool = True
+    """False when its weights are missing; `hint` says what to do."""
+    hint: Text = ""
+    licence: Text = ""
+
+
+class DeviceInfo(Struct, frozen=True, kw_only=True):
+    """A device that runs jobs. Memory in bytes, 0 where it is not known."""
+
+    name: Text
+    kind: Literal["cpu", "cuda", "mps"]
+    memory_total: Count = 0
+    memory_used: Count = 0
+
+
+class Framing(Struct, frozen=True, kw_only=True):
+    """The square cut out of the picture that the pipeline worked on, in pixels of the picture (top row first).
+
+    The square may reach beyond the picture. Its centre and side are real numbers; the view camera looks through its
+    centre.
+    """
+
+    center_x: float
+    center_y: float
+    side: float
+
+
+class ViewCamera(Struct, frozen=True, kw_only=True):
+    """An orbit camera about the object frame's origin: degrees; distance in object units."""
+
+    elevation_deg: float
+    azimuth_deg: float
+    distance: float
+    fov_deg: float
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What was done, enough to repeat and to judge it."""
+
+    pipeline: Name
+    seed: Seed
+    settings: Settings
+    elevation_deg: float
+    elevation_source: Literal["given", "estimated", "assumed"]
+    elevation_spread_deg: float
+    """One standard deviation of the estimate; 0 when given."""
+    camera: ViewCamera
+    """The input picture's camera, looking through the framed square."""
+    framing: Framing
+    seconds: dict[str, float]
+    """Stage name -> seconds; a stage answered by the cache counts the seconds that this took."""
+    cached: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    versions: dict[str, str] = {}
+    device: str = ""
+
+
+class JobSummary(Struct, frozen=True, kw_only=True):
+    """A job as the journal knows it."""
+
+    job: JobId
+    pipeline: Name
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    created: float
+    """Seconds since the epoch."""
+    label: Text = ""
+    variants_done: int = 0
+    last_event: Count = 0
+
+
+# ----------------------------------------------------------------------------------------------- client -> backend
+
+
+class Hello(Message, tag="hello", frozen=True, kw_only=True):
+    """First message of a client. Left untyped beyond the version so that any version can say it."""
+
+    protocol: int
+    client: Text = ""
+
+
+class Submit(Message, tag="submit", frozen=True, kw_only=True):
+    """Asks for meshes from a picture.
+
+    Arrays: `picture`, uint8 [H, W, 4]; left out when `picture_of` names an earlier job whose picture is meant. An
+    optional `matte`, uint8 [H, W], replaces background removal.
+    """
+
+    request: JobId
+    """The client's own id; submitting the same one twice is one job, so that a retry is safe."""
+    pipeline: Name
+    settings: Settings
+    label: Text = ""
+    picture_of: JobId | None = None
+
+
+class Cancel(Message, tag="cancel", frozen=True, kw_only=True):
+    """Stops a job within one denoising step."""
+
+    job: JobId
+
+
+class Keep(Message, tag="keep", frozen=True, kw_only=True):
+    """Ends a job's drawing now and builds the result from what there is: *Keep This One*."""
+
+    job: JobId
+
+
+class Attach(Message, tag="attach", frozen=True, kw_only=True):
+    """Replays a job's events after `last_seen`, then its results, then follows it live."""
+
+    job: JobId
+    last_seen: Count = 0
+
+
+class Jobs(Message, tag="jobs", frozen=True, kw_only=True):
+    """Asks for `JobList`."""
+
+
+class Ping(Message, tag="ping", frozen=True, kw_only=True):
+    """Asks for `Pong`."""
+
+
+class FreeMemory(Message, tag="free_memory", frozen=True, kw_only=True):
+    """Drops cached stages and loaded weights that no job is using; answered with `Pong`."""
+
+
+class Shutdown(Message, tag="shutdown", frozen=True, kw_only=True):
+    """Stops the backend; running jobs are cancelled, results stay in the journal."""
+
+
+# ----------------------------------------------------------------------------------------------- backend -> client
+
+
+class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
+    """Answers `Hello`."""
+
+    protocol: int
+    version: Text
+    devices: tuple[DeviceInfo, ...]
+    pipelines: tuple[PipelineInfo, ...]
+
+
+class Accepted(Message, tag="accepted", frozen=True, kw_only=True):
+    """Answers `Submit` at once."""
+
+    request: JobId
+    job: JobId
+    queue_position: Count
+    """0 when it starts now."""
+
+
+class Event(Message, tag="event", frozen=True, kw_only=True):
+    """Progress of a job, numbered from 1 without gaps.
+
+    Arrays of a preview, all optional: `vertices` float32 [N, 3], `faces` int32 [M, 3] (none for a point cloud),
+    `colors` uint8 [N, 4]; `views` uint8 [V, H, W, 4], `cutout` uint8 [H, W, 4].
+    """
+
+    job: JobId
+    number: Count
+    stage: Text
+    """For people, in Title Case: "Drawing Views"."""
+    step: Count = 0
+    total: Count = 0
+    fraction: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    """Of the whole job."""
+    remaining_seconds: float | None = None
+    queue_position: Count = 0
+    variant: Count = 0
+    can_keep: bool = False
+
+
+class Result(Message, tag="result", frozen=True, kw_only=True):
+    """One finished variant; the job is done after `index == count - 1`.
+
+    Arrays: `vertices` float32 [N, 3], `faces` int32 [M, 3], `colors` uint8 [N, 4], `views` uint8 [V, H, W, 4],
+    `cutout` uint8 [S, S, 4] (the framed picture that the pipeline saw).
+    """
+
+    job: JobId
+    index: Count
+    count: Count
+    report: Report
+    view_cameras: tuple[ViewCamera, ...] = ()
+
+
+class Failed(Message, tag="failed", frozen=True, kw_only=True):
+    """A request or a job that cannot be done. `sentence` and `hint` are for artists, `details` for a log."""
+
+    code: Name
+    sentence: Text
+    hint: Text = ""
+    field: Text = ""
+    """The setting or array at fault, where there is one."""
+    details: LongText = ""
+    job: JobId | None = None
+    request: JobId | None = None
+
+
+class Cancelled(Message, tag="cancelled", frozen=True, kw_only=True):
+    """A job that was stopped on request."""
+
+    job: JobId
+
+
+class JobList(Message, tag="job_list", frozen=True, kw_only=True):
+    """Answers `Jobs`, newest first."""
+
+    jobs: tuple[JobSummary, ...]
+
+
+class Pong(Message, tag="pong", frozen=True, kw_only=True):
+    """Answers `Ping`; carries what a status line shows."""
+
+    devices: tuple[DeviceInfo, ...] = ()
+    running: Count = 0
+    queued: Count = 0
+
+
+ClientMessage = Hello | Submit | Cancel | Keep | Attach | Jobs | Ping | FreeMemory | Shutdown
+BackendMessage = Welcome | Accepted | Event | Result | Failed | Cancelled | JobList | Pong
+AnyMessage = ClientMessage | BackendMessage
