@@ -23,7 +23,7 @@ ALLOWED = {
     "protocol": STDLIB | {"zmq", "msgspec", "numpy"},
     "blender_addon": STDLIB | BLENDER | {"numpy", "addon_utils", "rna_keymap_ui"},
 }
-"""What a room may import by an absolute name. The zip holds the protocol inside the add-on, so both name it relatively."""
+"""What a room may import by an absolute name. The zip holds the protocol inside the add-on: both name it relatively."""
 
 BACKEND_FORBIDDEN = BLENDER | {"blender_addon", "bl_ext", "tests"}
 
