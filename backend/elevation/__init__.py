@@ -1,0 +1,1 @@
+"""The elevation of the picture's camera above the horizon."""

@@ -1,0 +1,1 @@
+"""How good the meshes are: alignment, metrics, baselines, report."""

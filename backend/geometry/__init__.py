@@ -1,0 +1,1 @@
+"""Cameras, meshes and what can be done with them; no networks."""

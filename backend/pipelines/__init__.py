@@ -1,0 +1,1 @@
+"""Compositions of stages from a picture to a mesh."""

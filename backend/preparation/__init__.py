@@ -1,0 +1,1 @@
+"""From any picture to the framed cutout that the networks expect."""

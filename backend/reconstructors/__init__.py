@@ -1,0 +1,1 @@
+"""From views to a field that knows how to become a mesh."""

@@ -1,0 +1,1 @@
+"""Training on accelerate: one step a network, one loop for all."""

@@ -1,0 +1,1 @@
+"""Where weights come from, and those that ship."""

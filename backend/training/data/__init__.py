@@ -1,0 +1,1 @@
+"""From a folder of meshes to training episodes."""
