@@ -1,0 +1,131 @@
+"""Every number that tells one X-UNet from another; what is published and what ships differ by this alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+
+
+@dataclass(frozen=True)
+class XUNetConfig:
+    """Shape and conventions of one X-UNet (Watson et al. 2022, "Novel View Synthesis with Diffusion Models").
+
+    The defaults are the paper's conventions at the size of the public 64-pixel checkpoint.
+
+    Attributes:
+        size: side of the pictures in pixels.
+        channels: width of level 0; level i has `channels * channel_multipliers[i]`.
+        channel_multipliers: one per level; each level has half the resolution of the one before.
+        emb_channels: width of the noise and ray embeddings that modulate every block.
+        res_blocks: residual blocks per level on the way down; one more on the way up.
+        attention_levels: levels with self- and cross-frame attention; `len(channel_multipliers)` is the middle.
+        heads: attention heads.
+        dropout: in the residual blocks, while training.
+        groups: of the group normalisation.
+        patch: side of the pixel blocks that are folded into channels before level 0 (1 is published; 2 makes
+            everything inside four times cheaper).
+        image_channels: 3 is RGB on white (published); 4 is RGBA, see `encoding`.
+        map_channels: extra aligned pictures per frame, see `encoding`; 0 is published.
+        origin_octaves: frequencies of the ray origins' positional encoding.
+        direction_octaves: frequencies of the ray directions' positional encoding.
+        noise_embedding: "arctan" is the paper's; "raw" feeds the clipped log-SNR itself, as public checkpoints do.
+        film_activation: SiLU after the modulation (paper); public checkpoints were trained without.
+        turn_to_input: turn every scene about the vertical so that the input camera has azimuth 0, so that the network
+            sees elevations and relative azimuths only; published networks see the world as it is.
+        prediction: what the output means, in diffusers' words.
+        logsnr_min: log-SNR of pure noise.
+        logsnr_max: log-SNR of the clean picture.
+    """
+
+    size: int = 64
+    channels: int = 128
+    channel_multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    emb_channels: int = 1024
+    res_blocks: int = 3
+    attention_levels: tuple[int, ...] = (2, 3, 4)
+    heads: int = 4
+    dropout: float = 0.1
+    groups: int = 32
+    patch: int = 1
+    image_channels: Literal[3, 4] = 3
+    map_channels: Literal[0, 7] = 0
+    origin_octaves: int = 15
+    direction_octaves: int = 8
+    noise_embedding: Literal["arctan", "raw"] = "arctan"
+    film_activation: bool = True
+    turn_to_input: bool = False
+    prediction: Prediction = "epsilon"
+    logsnr_min: float = -20.0
+    logsnr_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        smallest = self.patch * 2 ** (self.levels - 1)
+        if self.size % smallest:
+            raise ValueError(f"size {self.size} is not a multiple of {smallest}, which the levels and patch ask for")
+        if self.channels % self.groups or any((self.channels * m) % self.heads for m in self.channel_multipliers):
+            raise ValueError(f"{self.channels} channels do not divide into {self.groups} groups and {self.heads} heads")
+        if not self.attention_levels or not set(self.attention_levels) <= set(range(self.levels + 1)):
+            raise ValueError(f"attention levels {self.attention_levels} are not among 0..{self.levels}")
+        if not math.isfinite(self.logsnr_min) or not self.logsnr_min < self.logsnr_max < math.inf:
+            raise ValueError(f"log-SNR from {self.logsnr_min} to {self.logsnr_max} is no schedule")
+
+    @property
+    def levels(self) -> int:
+        """Number of resolutions."""
+        return len(self.channel_multipliers)
+
+    @property
+    def inner_size(self) -> int:
+        """Resolution of level 0."""
+        return self.size // self.patch
+
+    @property
+    def ray_channels(self) -> int:
+        """Channels of the ray encoding: origin and direction, each with a sine and a cosine per octave."""
+        return 6 + 6 * (self.origin_octaves + self.direction_octaves)
+
+    def to_json(self) -> str:
+        """As it is kept in the metadata of a weights file."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> XUNetConfig:
+        """Inverse of `to_json`.
+
+        Raises:
+            msgspec.MsgspecError: the text is not a config, naming the field.
+        """
+        return msgspec.json.decode(text, type=cls)
+
+
+SRN64 = XUNetConfig(noise_embedding="raw", film_activation=False)
+"""The public 64-pixel checkpoints for SRN cars and chairs (a6o/3d-diffusion-pytorch), their two quirks included."""
+
+PAPER = XUNetConfig(size=128, channels=256)
+"""The paper's network at 128 pixels."""
+
+TINY = XUNetConfig(
+    size=64,
+    channels=64,
+    channel_multipliers=(1, 2, 3),
+    emb_channels=96,
+    res_blocks=2,
+    attention_levels=(1, 2, 3),
+    dropout=0.0,
+    groups=16,
+    patch=2,
+    image_channels=4,
+    map_channels=7,
+    origin_octaves=4,
+    direction_octaves=4,
+    turn_to_input=True,
+    prediction="v_prediction",
+    logsnr_min=-15.0,
+    logsnr_max=15.0,
+)
+"""What this project trains and ships: RGBA, conditioned on renders of a coarse shape as well."""
