@@ -14,7 +14,7 @@ from protocol.errors import TurnaroundError
     width=st.integers(1, 300),
     box=st.tuples(*[st.floats(0, 1, exclude_max=True)] * 4),
     size=st.sampled_from([32, 64, 128, 256]),
-    alpha=st.integers(64, 255),
+    alpha=st.integers(200, 255),
     speckle=st.integers(0, 2**31),
 )
 def test_any_subject_is_centred_and_fills_its_share(height, width, box, size, alpha, speckle):
