@@ -1,0 +1,102 @@
+# `make demo` and `make test` do all their own set-up; they need Python 3.11 and make, nothing else.
+# A smaller torch without CUDA, on Linux: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Blender 5.2 runs on Python 3.13. A pyenv shim exists whether or not its version is chosen, so each is tried.
+PYTHON313 ?= $(firstword $(foreach p,python3.13 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13),\
+	$(shell $(p) -c "" 2>/dev/null && echo $(p))))
+
+PICTURE ?= examples/house.png
+MESHES ?= data/meshes
+PLATFORM ?= $(shell $(PYTHON) -c "import platform as p; \
+	print({'Linux': 'linux', 'Darwin': 'macos', 'Windows': 'windows'}[p.system()], \
+	'arm64' if p.machine() in ('arm64', 'aarch64') else 'x64', sep='-')")
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+OLDER_BLENDERS := 4.2.23 4.5.15
+PYTEST := $(shell grep -E '^pytest(-timeout)?==' constraints.txt)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.PHONY: help demo test check unit end-to-end test-blender test-blender-5.2 addon bench train evaluate examples clean
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+help:  ## show this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r target text; do \
+		printf '  make %-14s %s\n' "$$target" "$$text"; done
+
+# ------------------------------------------------------------------------------------------------------ environments
+
+# torch goes first: left to itself, pip would take the newest release that the dependencies' ranges allow.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+# One environment per Blender, without torch: the add-on is tested as an artist has it. $* is bpy's version.
+.venv-bpy-%/.installed: constraints.txt
+	$(PYTHON) -m venv .venv-bpy-$*
+	.venv-bpy-$*/bin/python -m pip install -q "bpy==$*" "numpy<2" $(PYTEST)
+	touch $@
+
+.venv-bpy-5.2.3/.installed: constraints.txt
+	$(PYTHON313) -m venv .venv-bpy-5.2.3
+	.venv-bpy-5.2.3/bin/python -m pip install -q "bpy==5.2.3" "numpy>=2.2" $(PYTEST)
+	touch $@
+
+# -------------------------------------------------------------------------------------------------------------- use
+
+demo: $(INSTALLED)  ## picture to mesh on a shipped example: out/demo.glb and out/demo.png
+	@mkdir -p out
+	@rm -rf out/views
+	$(BIN)/turnaround generate $(PICTURE) -o out/demo.glb --views-out out/views --report out/demo.json
+	$(BIN)/python -m backend.evaluation.sheet $(PICTURE) out/demo.glb out/views -o out/demo.png
+	@echo "Look at out/demo.png; open out/demo.glb in any 3D program."
+
+addon: $(INSTALLED) .venv-bpy-5.0.1/.installed  ## the add-on's installable zip for this machine, in dist/
+	$(BIN)/python build_addon.py --platform $(PLATFORM)
+
+train: $(INSTALLED)  ## train a network on a folder of meshes: make train NAME=... MESHES=... MINUTES=...
+	$(BIN)/turnaround train $(NAME) --meshes $(MESHES) --minutes $(or $(MINUTES),60)
+
+evaluate: $(INSTALLED)  ## measure the shipped pipeline on the val meshes of a folder: make evaluate MESHES=...
+	$(BIN)/turnaround evaluate --meshes $(MESHES)
+
+bench: $(INSTALLED)  ## how fast it is on this machine
+	$(BIN)/turnaround bench
+
+examples: .venv-bpy-5.0.1/.installed  ## render the example pictures again
+	.venv-bpy-5.0.1/bin/python examples/make_examples.py
+
+# ------------------------------------------------------------------------------------------------------------- tests
+
+test: check unit end-to-end  ## all checks and tests, with Blender 5.0's Python module
+
+check: $(INSTALLED)  ## format, lint and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+unit: $(INSTALLED)  ## the tests of each room
+	$(BIN)/python -m pytest --ignore tests/end_to_end
+
+end-to-end: end-to-end-5.0.1  ## the built zip, installed into a real Blender module
+
+end-to-end-%: .venv-bpy-%/.installed addon
+	.venv-bpy-$*/bin/python -m pytest tests/end_to_end
+
+test-blender: $(OLDER_BLENDERS:%=end-to-end-%) test-blender-5.2  ## the same in Blender 4.2, 4.5 and 5.2
+
+ifeq ($(PYTHON313),)
+test-blender-5.2:
+	@echo "Skipped Blender 5.2: it needs Python 3.13. Install it, or say where it is: make test-blender PYTHON313=PATH"
+else
+test-blender-5.2: end-to-end-5.2.3
+endif
+
+clean:  ## remove what was made; the environments stay
+	rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
