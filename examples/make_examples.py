@@ -140,7 +140,7 @@ def prism(
 
 
 def house() -> None:
-    """A cottage: gable to the front, chimney on its right-hand (+X) side, one door, round window above it."""
+    """A cottage: gable to the front, chimney on the +X side, door left of the middle, round window above."""
     wall, trim, roof = "f2dfb8", "8a4f2b", "cf3b2e"
     box("7d7f86", (0, 0, -0.36), (0.62, 0.66, 0.06))
     box(wall, (0, 0, -0.16), (0.54, 0.58, 0.38))
@@ -165,7 +165,7 @@ def house() -> None:
 
 
 def car() -> None:
-    """A toy pickup that drives towards -Y: cab in front, open bed behind, a spare wheel on its left (-X) only."""
+    """A toy pickup that drives towards -Y: cab in front, open bed behind, a spare wheel on the -X side only."""
     body, dark, glass = "2f6fd6", "2a2c33", "a9dcf5"
     for x in (-0.185, 0.185):
         for y in (-0.27, 0.27):
@@ -195,7 +195,7 @@ def car() -> None:
 
 
 def armchair() -> None:
-    """A deep armchair that faces -Y: a cushion, a pillow leaning on its left (-X) arm, wooden legs."""
+    """A deep armchair that faces -Y: a cushion, a pillow towards the -X arm, wooden legs."""
     cloth, seat, wood = "1f9e8f", "f1b53d", "7a4a2a"
     for x in (-0.27, 0.27):
         for y in (-0.24, 0.24):
@@ -211,7 +211,7 @@ def armchair() -> None:
 
 
 def mushroom() -> None:
-    """A toadstool with a small one at its right (+X) foot, on a patch of moss."""
+    """A toadstool with a small one on its +X side, on a patch of moss."""
     cap, stem, spot = "d8322c", "f4e8d2", "fff6ea"
     ball("4f9a3d", (0, 0, -0.44), (0.36, 0.34, 0.13), above=-0.44)
     cylinder(stem, (0, 0, -0.17), 0.145, 0.48, top=0.1, bevel=0.02)
