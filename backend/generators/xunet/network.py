@@ -54,6 +54,9 @@ class XUNet(nn.Module):
 
         self.lastgn = GroupNorm(config.groups, width)
         self.lastconv = zero_init(nn.Conv2d(width, config.image_channels * config.patch**2, 3, padding=1))
+        for module in self.modules():  # one by one, because Module.to refuses on the five-dimensional frame embeddings
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor, noisy: Tensor, logsnr: Tensor, rays: Tensor, maps: Tensor | None = None) -> Tensor:
         """The network's prediction for the target frame.
