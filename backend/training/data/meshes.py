@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import trimesh
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from backend.geometry.mesh import Mesh
+from backend.training.data.render import srgb_from_linear
 from protocol.errors import TurnaroundError
 
 SUFFIXES = (".ply", ".obj", ".glb", ".gltf", ".stl", ".off")
@@ -68,21 +70,44 @@ def load_mesh(path: Path) -> Mesh:
     Raises:
         TurnaroundError: `meshes.unreadable`.
     """
+    linear = path.suffix.lower() in (".glb", ".gltf")
     try:
-        loaded = trimesh.load(path, process=False, force="mesh")
-        vertices = np.asarray(loaded.vertices, np.float64)
-        faces = np.asarray(loaded.faces, np.int32)
-        visual = loaded.visual if loaded.visual.kind == "vertex" else loaded.visual.to_color()
-        colors = np.asarray(visual.vertex_colors, np.uint8)
+        scene = trimesh.load_scene(path, process=False)
+        parts = [_part(scene, node, linear) for node in scene.graph.nodes_geometry]
+        starts = np.cumsum([0] + [len(vertices) for vertices, _, _ in parts])
+        vertices = np.concatenate([vertices for vertices, _, _ in parts])
+        faces = np.concatenate([faces + start for (_, faces, _), start in zip(parts, starts, strict=False)])
+        colors = np.concatenate([colors for _, _, colors in parts])
     except Exception as error:
         raise TurnaroundError("meshes.unreadable", f"{path.name} is not a mesh.", details=repr(error)) from error
     if path.suffix.lower() in (".glb", ".gltf", ".obj"):
         vertices = vertices @ np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], float)
     vertices = vertices - (vertices.min(0) + vertices.max(0)) / 2
     vertices *= 0.5 / max(float(np.linalg.norm(vertices, axis=1).max()), 1e-9)
-    if colors.shape != (len(vertices), 4):
-        colors = np.full((len(vertices), 4), 200, np.uint8)
-    return Mesh(vertices.astype(np.float32), faces, colors)
+    return Mesh(vertices.astype(np.float32), faces.astype(np.int32), colors)
+
+
+def _part(scene: trimesh.Scene, node: str, linear: bool) -> tuple[NDArray, NDArray, NDArray[np.uint8]]:
+    """One object of a scene where it stands there: vertices, faces, colours."""
+    matrix, name = scene.graph[node]
+    mesh: Any = scene.geometry[name]
+    vertices = np.asarray(mesh.vertices, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
+    return vertices, np.asarray(mesh.faces), _srgb_colors(mesh, linear=linear)
+
+
+def _srgb_colors(mesh: Any, *, linear: bool) -> NDArray[np.uint8]:
+    """Colours per vertex, uint8 [N, 4]; those of glTF's vertices are linear, those of its textures are not."""
+    visual = mesh.visual
+    if visual.kind is None:
+        return np.full((len(mesh.vertices), 4), 200, np.uint8)
+    if visual.kind == "texture" and (visual.uv is not None or "color" not in visual.vertex_attributes):
+        colors = np.asarray(visual.to_color().vertex_colors, np.uint8)
+        return colors if len(colors) == len(mesh.vertices) else np.full((len(mesh.vertices), 4), 200, np.uint8)
+    stored = np.asarray(visual.vertex_attributes["color"] if visual.kind == "texture" else visual.vertex_colors)
+    values = stored / np.iinfo(stored.dtype).max if stored.dtype.kind == "u" else stored.astype(np.float64)
+    if linear:
+        values[:, :3] = srgb_from_linear(values[:, :3])
+    return np.round(np.c_[values, np.ones((len(values), 4 - values.shape[1]))] * 255).astype(np.uint8)
 
 
 def sample_surface(mesh: Mesh, count: int, rng: np.random.Generator) -> NDArray[np.float32]:
