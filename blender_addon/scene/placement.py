@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from ..protocol.messages import Framing, Report
 from .cameras import PictureView, orbit_rotation
 from .meshes import Base
-from .silhouettes import Mask, centre_and_spread, overlap, rasterize
+from .silhouettes import Mask, best_similarity, overlap, rasterize
 
 Array = NDArray[np.float64]
 
-RASTER = 192
-"""Side of the raster in which silhouettes are compared; it covers twice the framed square."""
-REACH = 2.0
-ROUNDS = 5
+RASTER = 256
+"""Side of the raster in which silhouettes are compared; it covers the framed square and half as much again."""
+REACH = 1.5
+SEARCH = (0.2, 0.08, 0.03, 0.03, 0.0)
+"""How far each round looks for a better size; the last one only measures."""
 SPACING = 1.25
 """Distance between neighbouring variants, in widths."""
 
@@ -66,7 +67,7 @@ def match_camera(
     The direction towards the framed square's centre fixes the turn: from there the object must look as it did to the
     report's camera. Along that ray every distance looks alike, with its own scale; the result keeps its size, unless
     `cursor` asks for the cursor's distance. A few rounds then take out what the two cameras' different perspectives
-    leave, by the silhouettes' centres and areas; the best round counts.
+    leave, by comparing the silhouettes; the best round counts.
 
     Args:
         vertices: float32 [N, 3], in the mesh's own frame.
@@ -81,23 +82,23 @@ def match_camera(
     pose = _first_pose(report, base, view, cursor)
     subject = subject_raster(matte)
     frame_points = base.frame(vertices.astype(np.float64))
-    target, spread = centre_and_spread(subject) if subject.any() else (np.full(2, RASTER / 2), 0.0)
-    pixels_per_cell = framing.side * REACH / RASTER
+    cell = framing.side * REACH / RASTER  # in pixels of the picture
+    middle = np.full(2, RASTER / 2)
 
     best: tuple[float, Array] | None = None
-    for _ in range(ROUNDS):
+    for reach in SEARCH:
         world_from_frame = _world_from_frame(pose, report, view)
         shape = _silhouette(frame_points, triangles, world_from_frame, framing, view)
         score = overlap(shape, subject)
         if best is None or score > best[0]:
             best = score, world_from_frame
-        if not shape.any() or not spread:
+        if not shape.any() or not subject.any():
             break
-        centre, size = centre_and_spread(shape)
-        shift = (target - centre) * pixels_per_cell
-        pose = replace(pose, x=pose.x + shift[0], y=pose.y + shift[1])
+        # The silhouette moves and grows about where the object's origin appears.
+        pivot = middle + (np.array([pose.x, pose.y]) - (framing.center_x, framing.center_y)) / cell
+        grow, shift = best_similarity(shape, subject, pivot, np.linspace(1 - reach, 1 + reach, 9))
+        pose = replace(pose, x=pose.x + shift[0] * cell, y=pose.y + shift[1] * cell)
         # A closer object looks larger as well; an orthographic camera knows only the scale.
-        grow = spread / size
         keeps_size = cursor is None and not view.orthographic
         pose = replace(pose, depth=pose.depth / grow) if keeps_size else replace(pose, scale=pose.scale * grow)
     assert best is not None

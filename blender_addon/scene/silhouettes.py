@@ -59,7 +59,31 @@ def overlap(first: Mask, second: Mask) -> float:
     return np.count_nonzero(first & second) / union if union else 0.0
 
 
-def centre_and_spread(mask: Mask) -> tuple[NDArray[np.float64], float]:
-    """Centroid [2] (x, y) in pixels, and the square root of the area."""
-    ys, xs = np.nonzero(mask)
-    return np.array([xs.mean() + 0.5, ys.mean() + 0.5]), float(np.sqrt(len(xs)))
+def best_similarity(
+    shape: Mask, subject: Mask, pivot: NDArray[np.float64], scales: NDArray[np.float64]
+) -> tuple[float, NDArray[np.float64]]:
+    """The growth about `pivot` and the shift [2], in pixels, after which `shape` overlaps `subject` best.
+
+    Every scale is tried with every whole-pixel shift at once: the intersections are a correlation, by FFT.
+    """
+    size = len(subject)
+    spectrum = np.fft.rfft2(subject, s=(2 * size, 2 * size))
+    area = np.count_nonzero(subject)
+    best: tuple[float, float, NDArray[np.float64]] = (-1.0, 1.0, np.zeros(2))
+    for scale in scales:
+        grown = _grown(shape, pivot, scale)
+        common = np.fft.irfft2(spectrum * np.conj(np.fft.rfft2(grown, s=(2 * size, 2 * size))), s=(2 * size, 2 * size))
+        row, column = np.unravel_index(int(common.argmax()), common.shape)
+        score = common[row, column] / (np.count_nonzero(grown) + area - common[row, column])
+        if score > best[0]:
+            shift = np.array([column, row], dtype=np.float64)
+            best = float(score), float(scale), np.where(shift >= size, shift - 2 * size, shift)
+    return best[1], best[2]
+
+
+def _grown(mask: Mask, pivot: NDArray[np.float64], scale: float) -> Mask:
+    """The mask enlarged about a point, [size, size]; what grows out of the raster is cut."""
+    centres = np.arange(len(mask)) + 0.5
+    columns, rows = (np.floor(pivot[axis] + (centres - pivot[axis]) / scale).astype(int) for axis in (0, 1))
+    inside = ((rows >= 0) & (rows < len(mask)))[:, None] & ((columns >= 0) & (columns < len(mask)))
+    return inside & mask[np.clip(rows, 0, len(mask) - 1)[:, None], np.clip(columns, 0, len(mask) - 1)]
