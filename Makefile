@@ -15,12 +15,11 @@ PLATFORM ?= $(shell $(PYTHON) -c "import platform as p; \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 OLDER_BLENDERS := 4.2.23 4.5.15
-PYTEST := $(shell grep -E '^pytest(-timeout)?==' constraints.txt)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help demo test check unit end-to-end test-blender test-blender-5.2 addon bench train evaluate examples clean
+.PHONY: help demo test check unit test-blender test-blender-5.2 addon bench train evaluate examples clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -38,14 +37,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 # One environment per Blender, without torch: the add-on is tested as an artist has it. $* is bpy's version.
-.venv-bpy-%/.installed: constraints.txt
+.venv-bpy-%/ready:
 	$(PYTHON) -m venv .venv-bpy-$*
-	.venv-bpy-$*/bin/python -m pip install -q "bpy==$*" "numpy<2" $(PYTEST)
+	.venv-bpy-$*/bin/python -m pip install -q "bpy==$*" "numpy<2"
 	touch $@
 
-.venv-bpy-5.2.3/.installed: constraints.txt
+.venv-bpy-5.2.3/ready:
 	$(PYTHON313) -m venv .venv-bpy-5.2.3
-	.venv-bpy-5.2.3/bin/python -m pip install -q "bpy==5.2.3" "numpy>=2.2" $(PYTEST)
+	.venv-bpy-5.2.3/bin/python -m pip install -q "bpy==5.2.3" "numpy>=2.2"
 	touch $@
 
 # -------------------------------------------------------------------------------------------------------------- use
@@ -57,7 +56,7 @@ demo: $(INSTALLED)  ## picture to mesh on a shipped example: out/demo.glb and ou
 	$(BIN)/python -m backend.evaluation.sheet $(PICTURE) out/demo.glb out/views -o out/demo.png
 	@echo "Look at out/demo.png; open out/demo.glb in any 3D program."
 
-addon: $(INSTALLED) .venv-bpy-5.0.1/.installed  ## the add-on's installable zip for this machine, in dist/
+addon: $(INSTALLED) .venv-bpy-5.0.1/ready  ## the add-on's installable zip for this machine, in dist/
 	$(BIN)/python build_addon.py --platform $(PLATFORM)
 
 train: $(INSTALLED)  ## train a network on a folder of meshes: make train NAME=... MESHES=... MINUTES=...
@@ -69,33 +68,32 @@ evaluate: $(INSTALLED)  ## measure the shipped pipeline on the val meshes of a f
 bench: $(INSTALLED)  ## how fast it is on this machine
 	$(BIN)/turnaround bench
 
-examples: .venv-bpy-5.0.1/.installed  ## render the example pictures again
+examples: .venv-bpy-5.0.1/ready  ## render the example pictures again
 	.venv-bpy-5.0.1/bin/python examples/make_examples.py
 
 # ------------------------------------------------------------------------------------------------------------- tests
 
-test: check unit end-to-end  ## all checks and tests, with Blender 5.0's Python module
+test: check unit test-blender-5.0.1  ## all checks and tests, with Blender 5.0 as a Python module
 
 check: $(INSTALLED)  ## format, lint and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-unit: $(INSTALLED)  ## the tests of each room
-	$(BIN)/python -m pytest --ignore tests/end_to_end
+unit: $(INSTALLED)  ## the tests that need no Blender
+	$(BIN)/python -m pytest -m "not blender"
 
-end-to-end: end-to-end-5.0.1  ## the built zip, installed into a real Blender module
+# The built zip is installed into a real bpy; the backend runs in its own process.
+test-blender-%: $(INSTALLED) .venv-bpy-%/ready
+	TURNAROUND_BPY_PYTHON=$(CURDIR)/.venv-bpy-$*/bin/python $(BIN)/python -m pytest -m blender
 
-end-to-end-%: .venv-bpy-%/.installed addon
-	.venv-bpy-$*/bin/python -m pytest tests/end_to_end
-
-test-blender: $(OLDER_BLENDERS:%=end-to-end-%) test-blender-5.2  ## the same in Blender 4.2, 4.5 and 5.2
+test-blender: $(OLDER_BLENDERS:%=test-blender-%) test-blender-5.2  ## the same in Blender 4.2, 4.5 and 5.2
 
 ifeq ($(PYTHON313),)
 test-blender-5.2:
 	@echo "Skipped Blender 5.2: it needs Python 3.13. Install it, or say where it is: make test-blender PYTHON313=PATH"
 else
-test-blender-5.2: end-to-end-5.2.3
+test-blender-5.2: test-blender-5.2.3
 endif
 
 clean:  ## remove what was made; the environments stay

@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from backend.evaluation.sheet import CAPTION, MARGIN, four_sides, sheet, write_sheet
+from backend.geometry.export import FORMATS, write_mesh
 from backend.geometry.mesh import Mesh
 
 SIDES = {
@@ -55,13 +56,9 @@ def test_pictures_keep_their_shape_and_their_place():
     assert red[MARGIN + 15 : MARGIN + 25, MARGIN : MARGIN + 40].all()
 
 
-@pytest.mark.parametrize("suffix", [".ply", ".glb"])
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_the_command_writes_the_sheet(coloured_box, tmp_path, suffix):
-    turn = np.eye(3) if suffix == ".ply" else np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
-    body = trimesh.Trimesh(
-        coloured_box.vertices @ turn, coloured_box.faces, vertex_colors=coloured_box.colors, process=False
-    )
-    body.export(tmp_path / f"mesh{suffix}")
+    write_mesh(coloured_box, tmp_path / f"mesh{suffix}")
     (tmp_path / "views").mkdir()
     for index in range(5):
         Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(tmp_path / "views" / f"view_{index}.png")
