@@ -82,7 +82,7 @@ class ResnetBlock(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention [N, heads, tokens, d]; on CPUs as plain products, whose bfloat16 kernels are faster."""
+    """Scaled dot-product attention [N, heads, tokens, d]; on CPUs as plain products, which are faster in bfloat16."""
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v)
     weights = torch.softmax((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2), dim=-1)

@@ -77,7 +77,8 @@ def make_sampler(config: XUNetConfig, name: Sampler, train_steps: int = 1000) ->
         name: which scheduler.
         train_steps: resolution of the table.
     """
-    signal = 1 / (1 + np.exp(-logsnr_table(config, train_steps)))
+    # diffusers keeps alpha^2 in float32, where sigma is 0 beyond a log-SNR of 16; samplers never visit that last entry
+    signal = 1 / (1 + np.exp(-logsnr_table(config, train_steps).clip(max=15.0)))
     common: dict[str, Any] = {
         "num_train_timesteps": train_steps,
         "trained_betas": 1 - signal / np.concatenate([[1.0], signal[:-1]]),

@@ -54,9 +54,14 @@ class XUNet(nn.Module):
 
         self.lastgn = GroupNorm(config.groups, width)
         self.lastconv = zero_init(nn.Conv2d(width, config.image_channels * config.patch**2, 3, padding=1))
-        for module in self.modules():  # one by one, because Module.to refuses on the five-dimensional frame embeddings
+        self.channels_last()
+
+    def channels_last(self) -> XUNet:
+        """Lays out the convolutions for speed; one by one, since `Module.to` refuses on five-dimensional parameters."""
+        for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
 
     def forward(self, image: Tensor, noisy: Tensor, logsnr: Tensor, rays: Tensor, maps: Tensor | None = None) -> Tensor:
         """The network's prediction for the target frame.
