@@ -1,6 +1,6 @@
 """A sheet that shows what came of a picture: `python -m backend.evaluation.sheet PICTURE MESH VIEWS -o SHEET.png`.
 
-Three rows: the picture, the views that were drawn from it, and the mesh from four sides.
+From top to bottom: the picture, the views that were drawn from it, and the mesh from four sides.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from backend.geometry.mesh import Mesh
 from backend.preparation.framing import framed_camera
+from backend.preparation.picture import read_picture
 from backend.training.data.meshes import load_mesh
 from backend.training.data.render import Light, prepare, render
 
@@ -59,18 +60,15 @@ def sheet(rows: Sequence[Sequence[tuple[str, Picture]]], cell: int = 256) -> Ima
 def write_sheet(
     picture: Annotated[Path, typer.Argument(help="The input picture.")],
     mesh: Annotated[Path, typer.Argument(help="The mesh that came of it.")],
-    views: Annotated[Path, typer.Argument(help="Folder of the views that were drawn.")],
+    views: Annotated[Path, typer.Argument(help="What `turnaround generate --views-out` wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The sheet to write.")],
 ) -> None:
     """Shows a picture, its views and its mesh from four sides on one sheet."""
-    drawn = [(path.stem.replace("_", " "), np.asarray(Image.open(path))) for path in sorted(views.glob("*.png"))]
-    found = load_mesh(mesh)
-    rows = [
-        [("Picture", np.asarray(Image.open(picture).convert("RGBA")))],
-        *[drawn[i : i + 4] for i in range(0, len(drawn), 4)],
-        [(f"{name} of the mesh", pixels) for name, pixels in four_sides(found, 512)],
-    ]
-    sheet(rows).save(output)
+    given = [("Picture", read_picture(picture)), ("Cut out", read_picture(views / "cutout.png"))]
+    paths = sorted(views.glob("view_*.png"))
+    drawn = [(f"View {number}", read_picture(path)) for number, path in enumerate(paths, start=1)]
+    sides = [(f"Mesh, {name.lower()}", pixels) for name, pixels in four_sides(load_mesh(mesh), 512)]
+    sheet([given, *(drawn[i : i + 4] for i in range(0, len(drawn), 4)), sides]).save(output)
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ def test_pictures_keep_their_shape_and_their_place():
 def test_the_command_writes_the_sheet(coloured_box, tmp_path, suffix):
     write_mesh(coloured_box, tmp_path / f"mesh{suffix}")
     (tmp_path / "views").mkdir()
-    for index in range(5):
-        Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(tmp_path / "views" / f"view_{index}.png")
+    for name in ("cutout", "view_01", "view_02", "view_03", "view_04", "view_05"):
+        Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(tmp_path / "views" / f"{name}.png")
     Image.new("RGB", (80, 60), "white").save(tmp_path / "picture.png")
     app = typer.Typer()
     app.command()(write_sheet)
