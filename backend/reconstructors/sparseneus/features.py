@@ -1,0 +1,95 @@
+"""Pyramid features of the source pictures (SparseNeuS's FeatureNet) and their compression for the volume."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backend.reconstructors.sparseneus.config import SparseNeuSConfig
+
+
+class ActivatedNorm(nn.Module):
+    """InPlaceABN as the reference runs it: batch statistics always, scale |weight| + eps, leaky ReLU of slope 0.01.
+
+    With norm "group" the statistics are those of groups of channels of each sample instead.
+    """
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.norm = norm
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        if norm == "batch":
+            self.register_buffer("running_mean", torch.zeros(channels))
+            self.register_buffer("running_var", torch.ones(channels))
+            self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> the same shape."""
+        if self.norm == "batch":
+            x = F.batch_norm(x, None, None, self.weight.abs() + 1e-5, self.bias, training=True, eps=1e-5)
+        else:
+            x = F.group_norm(x, x.shape[1] // 8, self.weight, self.bias)
+        return F.leaky_relu(x, 0.01)
+
+
+class ConvUnit(nn.Module):
+    """Convolution without bias, norm and activation."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, norm: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.bn = ActivatedNorm(outputs, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, outputs, H / stride, W / stride]."""
+        return self.bn(self.conv(x))
+
+
+class FeatureNet(nn.Module):
+    """Feature pyramid: bottom-up convolutions, top-down additions, one smoothed map a level."""
+
+    def __init__(self, config: SparseNeuSConfig) -> None:
+        super().__init__()
+        channels, width, norm = config.feature_channels, config.pyramid_channels, config.norm
+        self.levels = len(channels)
+        for level, c in enumerate(channels):
+            below = config.image_channels if level == 0 else channels[level - 1]
+            first = ConvUnit(below, c, 3, 1, norm) if level == 0 else ConvUnit(below, c, 5, 2, norm)
+            rest = [ConvUnit(c, c, 3, 1, norm) for _ in range(1 if level == 0 else 2)]
+            self.add_module(f"conv{level}", nn.Sequential(first, *rest))
+        self.toplayer = nn.Conv2d(channels[-1], width, 1)
+        for level in range(self.levels - 1):
+            self.add_module(f"lat{level}", nn.Conv2d(channels[level], width, 1))
+            self.add_module(f"smooth{level}", nn.Conv2d(width, channels[level], 3, padding=1))
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Maps from coarse to fine, and the deepest bottom-up map.
+
+        Args:
+            images: [N, C, H, W] in 0..1.
+        """
+        bottom_up = []
+        x = images
+        for level in range(self.levels):
+            x = self.get_submodule(f"conv{level}")(x)
+            bottom_up.append(x)
+        top = self.toplayer(x)
+        maps = [top]
+        for level in range(self.levels - 2, -1, -1):
+            top = _resize(top, bottom_up[level].shape[-1]) + self.get_submodule(f"lat{level}")(bottom_up[level])
+            maps.append(self.get_submodule(f"smooth{level}")(top))
+        return maps, bottom_up[-1]
+
+
+def fuse(maps: list[Tensor]) -> Tensor:
+    """All levels at the finest resolution, concatenated from coarse to fine: [N, fused, H, W]."""
+    size = maps[-1].shape[-1]
+    return torch.cat([_resize(m, size) for m in maps], dim=1)
+
+
+def _resize(x: Tensor, size: int) -> Tensor:
+    if x.shape[-1] == size:
+        return x
+    return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=True)

@@ -1,0 +1,186 @@
+"""The cost volume: features of all views gathered at every lattice point, their mean and variance, regularised.
+
+The regulariser is SparseNeuS's sparse 3D U-Net computed densely: every operation is followed by the mask of active
+points, which gives the sparse network's numbers without a compiled dependency.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backend.reconstructors.sparseneus.config import SparseNeuSConfig
+
+
+def lattice(resolution: int, device: torch.device) -> Tensor:
+    """Points of the cube's lattice, [R, R, R, 3] (x, y, z), from -1 to 1."""
+    axis = torch.linspace(-1, 1, resolution, device=device)
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+
+
+def project(points: Tensor, image_from_unit: Tensor) -> tuple[Tensor, Tensor]:
+    """Projects points of the unit cube into every view.
+
+    Args:
+        points: [B, P, 3].
+        image_from_unit: [B, V, 3, 4]; pixel centres lie at integers, depth is positive in front.
+
+    Returns:
+        Pixels [B, V, P, 2] and depth [B, V, P].
+    """
+    matrix = image_from_unit
+    uvw = torch.einsum("bvij,bpj->bvpi", matrix[..., :3], points) + matrix[..., None, :, 3]
+    depth = uvw[..., 2]
+    safe = torch.where(depth.abs() < 1e-6, torch.full_like(depth, 1e-6), depth)
+    return uvw[..., :2] / safe[..., None], depth
+
+
+def sample_maps(maps: Tensor, pixels: Tensor) -> Tensor:
+    """Bilinear lookup, zero outside: maps [B, V, C, H, W] at pixels [B, V, P, 2] -> [B, V, C, P]."""
+    b, v, c, h, w = maps.shape
+    scale = torch.tensor([2 / (w - 1), 2 / (h - 1)], device=pixels.device)
+    grid = (pixels * scale - 1).clamp(-10, 10).reshape(b * v, 1, -1, 2).to(maps.dtype)
+    sampled = F.grid_sample(maps.reshape(b * v, c, h, w), grid, align_corners=True)
+    return sampled.reshape(b, v, c, -1)
+
+
+def in_view(pixels: Tensor, depth: Tensor, size: int) -> Tensor:
+    """Whether a projection lies within the picture and in front of the camera."""
+    inside = (pixels >= 0) & (pixels <= size - 1)
+    return inside.all(-1) & (depth > 0)
+
+
+def cost_volume(maps: Tensor, image_from_unit: Tensor, config: SparseNeuSConfig) -> tuple[Tensor, Tensor]:
+    """Variance and mean of the views' features at every lattice point (SparseNeuS, section 3.1).
+
+    Features outside a view count as zeros in the sums, as in the reference.
+
+    Args:
+        maps: compressed features [B, V, C, H, W]; view 0 is the reference.
+        image_from_unit: [B, V, 3, 4].
+
+    Returns:
+        Volume [B, volume_channels, R, R, R] and mask of active points [B, 1, R, R, R].
+    """
+    b, r = maps.shape[0], config.volume_resolution
+    points = lattice(r, maps.device).reshape(1, -1, 3).expand(b, -1, -1)
+    pixels, depth = project(points, image_from_unit)
+    seen = in_view(pixels, depth, maps.shape[-1])
+    features = sample_maps(maps, pixels)
+    count = seen.sum(1, keepdim=True).to(torch.float32) + 1e-5
+    mean = features.float().sum(1) / count
+    variance = features.float().square().sum(1) / count - mean.square()
+    parts = [variance, mean]
+    if config.reference_features:
+        parts.append(features[:, 0].float())
+    if config.positional_volume:
+        reference = torch.cat([pixels[:, 0] / (maps.shape[-1] / 2) - 1, depth[:, 0, :, None] - 1.5], dim=-1)
+        share = count.transpose(1, 2) / maps.shape[1]
+        parts.append(torch.cat([points, reference.clamp(-3, 3), share], dim=-1).transpose(1, 2))
+    active = (seen.sum(1, keepdim=True) >= config.min_views).float()
+    volume = torch.cat(parts, dim=1) * active
+    return volume.reshape(b, -1, r, r, r), active.reshape(b, 1, r, r, r)
+
+
+class MaskedNorm(nn.Module):
+    """Batch norm over active points with batch statistics (the reference never calls eval), or group norm."""
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.norm = norm
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        if norm == "batch":
+            self.register_buffer("running_mean", torch.zeros(channels))
+            self.register_buffer("running_var", torch.ones(channels))
+            self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x [B, C, D, H, W] with zeros where mask [B, 1, D, H, W] is zero."""
+        if self.norm == "group":
+            return F.group_norm(x, x.shape[1] // 8, self.weight, self.bias)
+        x32, count = x.float(), mask.sum().clamp(min=1)
+        dims = (0, 2, 3, 4)
+        mean = x32.sum(dims, keepdim=True) / count
+        variance = ((x32 - mean).square() * mask).sum(dims, keepdim=True) / count
+        shape = (1, -1, 1, 1, 1)
+        return (x32 - mean) * torch.rsqrt(variance + 1e-5) * self.weight.view(shape) + self.bias.view(shape)
+
+
+class SparseKernel(nn.Module):
+    """Weights of a 3x3x3 convolution in torchsparse's layout: [27, in, out], x fastest."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(27, inputs, outputs) * (2 / (27 * inputs)) ** 0.5)
+
+    def weight(self, *, transposed: bool) -> Tensor:
+        """As conv3d ([out, in, x, y, z]) or conv_transpose3d ([in, out, x, y, z]) expects it."""
+        inputs, outputs = self.kernel.shape[1:]
+        zyx = self.kernel.reshape(3, 3, 3, inputs, outputs)
+        return zyx.permute(3, 4, 2, 1, 0) if transposed else zyx.permute(4, 3, 2, 1, 0)
+
+
+class SparseBlock(nn.Module):
+    """Masked convolution (stride 1, 2, or transposed 2), norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, norm: str, *, stride: int = 1, transposed: bool = False) -> None:
+        super().__init__()
+        self.stride, self.transposed = stride, transposed
+        self.net = nn.ModuleList([SparseKernel(inputs, outputs), MaskedNorm(outputs, norm)])
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`mask` belongs to the output."""
+        weight = self.net[0].weight(transposed=self.transposed)
+        if self.transposed:
+            x = F.conv_transpose3d(x, weight, stride=2, padding=1)
+        else:
+            x = F.conv3d(x, weight, stride=self.stride, padding=1)
+        return F.relu(self.net[1](x * mask, mask)) * mask
+
+
+class SparseCostRegNet(nn.Module):
+    """The 3D U-Net with skips by addition; its blocks carry the reference's numbers."""
+
+    def __init__(self, config: SparseNeuSConfig) -> None:
+        super().__init__()
+        c, norm = config.regularizer_channels, config.norm
+        if len(c) != 4:
+            raise ValueError(f"the regulariser has four levels, not {len(c)}")
+        self.conv0 = SparseBlock(config.volume_channels, c[0], norm)
+        self.conv1 = SparseBlock(c[0], c[1], norm, stride=2)
+        self.conv2 = SparseBlock(c[1], c[1], norm)
+        self.conv3 = SparseBlock(c[1], c[2], norm, stride=2)
+        self.conv4 = SparseBlock(c[2], c[2], norm)
+        self.conv5 = SparseBlock(c[2], c[3], norm, stride=2)
+        self.conv6 = SparseBlock(c[3], c[3], norm)
+        self.conv7 = SparseBlock(c[3], c[2], norm, transposed=True)
+        self.conv9 = SparseBlock(c[2], c[1], norm, transposed=True)
+        self.conv11 = SparseBlock(c[1], c[0], norm, transposed=True)
+
+    def forward(self, volume: Tensor, mask: Tensor, code: Tensor | None = None) -> Tensor:
+        """Regularised volume [B, C0, R, R, R], zero where the mask is.
+
+        Args:
+            volume: [B, C, R, R, R].
+            mask: [B, 1, R, R, R].
+            code: [B, C3], added at the bottom.
+        """
+        r = volume.shape[-1]
+        # strided sparse convolutions have no upper bound on their sites: one more point at the high end
+        volume, fine = F.pad(volume, (0, 1) * 3), F.pad(mask, (0, 1) * 3)
+        half = F.max_pool3d(fine, 3, 2, 1)
+        quarter = F.max_pool3d(half, 3, 2, 1)
+        eighth = F.max_pool3d(quarter, 3, 2, 1)
+        c0 = self.conv0(volume, fine)
+        c2 = self.conv2(self.conv1(c0, half), half)
+        c4 = self.conv4(self.conv3(c2, quarter), quarter)
+        x = self.conv5(c4, eighth)
+        if code is not None:
+            x = x + code[:, :, None, None, None].to(x.dtype) * eighth.to(x.dtype)
+        x = self.conv6(x, eighth)
+        x = c4 + self.conv7(x, quarter)
+        x = c2 + self.conv9(x, half)
+        x = c0 + self.conv11(x, fine)
+        return x[..., :r, :r, :r]

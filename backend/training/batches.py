@@ -1,0 +1,122 @@
+"""Batches of episodes on the training device, augmented; the batch of a step depends on the step's number alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backend.training.data.episodes import CUBE_HALF, Dataset
+from backend.training.data.meshes import GRID_HALF, TRUNCATION
+
+
+@dataclass
+class Batch:
+    """Episodes of B objects with V views each, in the episode's frame.
+
+    Attributes:
+        images: uint8 [B, V, S, S, 4], straight alpha; view 0 is the input.
+        depths: float [B, V, S, S].
+        cameras: float [B, V, 4]: elevation, azimuth, distance, field of view.
+        placements: float [B, 5].
+        mirror: float [B], -1 where the episode is mirrored in x, else 1.
+        sdf: float [B, 1, G, G, G] in object units of the object's own frame.
+        surface: float [B, P, 3] in the episode's frame.
+    """
+
+    images: Tensor
+    depths: Tensor
+    cameras: Tensor
+    placements: Tensor
+    mirror: Tensor
+    sdf: Tensor
+    surface: Tensor
+
+    def distance(self, points: Tensor) -> Tensor:
+        """True signed distances [B, P], truncated, at points [B, P, 3] of the episode's frame."""
+        azimuth, scale, shift = self.placements[:, 0], self.placements[:, 1], self.placements[:, 2:]
+        mirrored = points * torch.stack([self.mirror, self.mirror.abs(), self.mirror.abs()], -1)[:, None]
+        local = (mirrored - shift[:, None]) @ rotation(azimuth) / scale[:, None, None]
+        grid = (local / GRID_HALF).flip(-1)[:, :, None, None]
+        value = F.grid_sample(self.sdf, grid, padding_mode="border", align_corners=False)[:, 0, :, 0, 0]
+        outside = (local.abs() > GRID_HALF).any(-1)
+        return torch.where(outside, torch.full_like(value, TRUNCATION), value) * scale[:, None]
+
+
+def rotation(azimuth_deg: Tensor) -> Tensor:
+    """`Placement.rotation` of a batch, [B, 3, 3]."""
+    a = -torch.deg2rad(azimuth_deg)
+    zero, one = torch.zeros_like(a), torch.ones_like(a)
+    rows = [torch.stack(r, -1) for r in ((a.cos(), -a.sin(), zero), (a.sin(), a.cos(), zero), (zero, zero, one))]
+    return torch.stack(rows, dim=-2)
+
+
+class EpisodeTensors:
+    """A dataset held on a device as it is stored (uint8, float16), so that a batch is a gather and nothing waits."""
+
+    def __init__(self, dataset: Dataset, device: torch.device | str = "cpu") -> None:
+        def held(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+        self.device = torch.device(device)
+        self.images, self.depths, self.sdf = held(dataset.images), held(dataset.depths), held(dataset.sdf)
+        self.cameras, self.placements = held(dataset.cameras), held(dataset.placements)
+        self.surface = held(dataset.surface)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(
+        self, size: int, views: int, generator: torch.Generator, *, surface_points: int = 1024, augment: bool = True
+    ) -> Batch:
+        """Draws a batch; `generator` is a CPU generator, seeded by the step."""
+
+        def draw(high: int, *shape: int) -> Tensor:
+            return torch.randint(high, shape, generator=generator).to(self.device)
+
+        objects, episodes = draw(len(self), size), draw(self.images.shape[1], size)
+        total = self.images.shape[2]
+        others = torch.rand(size, total - 1, generator=generator).argsort(1)[:, : views - 1].to(self.device) + 1
+        chosen = torch.cat([torch.zeros(size, 1, dtype=torch.long, device=self.device), others], dim=1)
+        points = draw(self.surface.shape[1], size, surface_points)
+        b, e = objects[:, None], episodes[:, None]
+        mirror = torch.ones(size)
+        images = self.images[b, e, chosen]
+        if augment:
+            mirror = torch.randint(2, (size,), generator=generator) * 2.0 - 1
+            images = recolored(images, generator)
+        mirror = mirror.to(self.device)
+        flip = mirror < 0
+        images = torch.where(flip[:, None, None, None, None], images.flip(3), images)
+        depths = self.depths[b, e, chosen].float()
+        depths = torch.where(flip[:, None, None, None], depths.flip(3), depths)
+        cameras = self.cameras[b, e, chosen].clone()
+        cameras[..., 1] *= mirror[:, None]
+        placements = self.placements[objects, episodes]
+        surface = self.surface[b, points].float()
+        surface = placements[:, None, 1:2] * surface @ rotation(placements[:, 0]).mT + placements[:, None, 2:]
+        surface = surface * torch.stack([mirror, mirror.abs(), mirror.abs()], -1)[:, None]
+        sdf = self.sdf[objects][:, None].float() * (TRUNCATION / 127)
+        return Batch(images, depths, cameras, placements, mirror, sdf, surface)
+
+
+def recolored(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random gain, gamma and, for some, another order of the channels; the same for all views of an episode."""
+    size = len(images)
+    gain = torch.exp(0.15 * torch.randn(size, 1, 1, 1, 3, generator=generator)).to(images.device)
+    gamma = torch.exp(0.2 * torch.randn(size, 1, 1, 1, 1, generator=generator)).to(images.device)
+    order = torch.stack([torch.randperm(3, generator=generator) for _ in range(size)])
+    keep = torch.rand(size, 1, generator=generator) < 0.6
+    order = torch.where(keep, torch.arange(3), order).to(images.device)
+    rgb = images[..., :3].float() / 255
+    rgb = rgb.gather(-1, order[:, None, None, None].expand(rgb.shape))
+    rgb = (rgb.pow(gamma) * gain).clamp(0, 1)
+    return torch.cat([(rgb * 255).round().to(torch.uint8), images[..., 3:]], dim=-1)
+
+
+def uniform_points(size: int, count: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Points [B, P, 3] spread evenly over the cube."""
+    return ((torch.rand(size, count, 3, generator=generator) * 2 - 1) * CUBE_HALF).to(device)

@@ -1,0 +1,116 @@
+"""`turnaround train NAME`: data, network and objective of each thing that can be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from backend.training.batches import EpisodeTensors
+from backend.training.data.episodes import EpisodeSpec, build
+from backend.training.data.meshes import find_meshes
+from backend.training.loop import LoopConfig
+from backend.training.loop import train as run_loop
+from backend.weights.store import load_into
+from protocol.errors import TurnaroundError
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """How to make an objective, and the loop's settings that suit it."""
+
+    make: Callable[[], tuple[nn.Module, Any]]
+    """An objective and its network's config."""
+    batch_size: int
+    learning_rate: float
+
+
+def _sparseneus() -> tuple[nn.Module, Any]:
+    from backend.reconstructors.sparseneus.config import TINY
+    from backend.reconstructors.sparseneus.network import SparseNeuS
+    from backend.training.sparseneus import SparseNeuSObjective
+
+    return SparseNeuSObjective(SparseNeuS(TINY).to(memory_format=torch.channels_last)), TINY
+
+
+def _elevation() -> tuple[nn.Module, Any]:
+    from backend.elevation.regressor import ElevationConfig, ElevationNet
+    from backend.training.elevation import ElevationObjective
+
+    config = ElevationConfig()
+    return ElevationObjective(ElevationNet(config).to(memory_format=torch.channels_last)), config
+
+
+TRAINABLES = {
+    "sparseneus": Trainable(_sparseneus, batch_size=6, learning_rate=8e-4),
+    "elevation": Trainable(_elevation, batch_size=64, learning_rate=1e-3),
+}
+
+
+def train(
+    name: str,
+    meshes: Path,
+    minutes: float,
+    device: str = "auto",
+    output: Path = Path("out/train"),
+    *,
+    start_from: Path | None = None,
+    cache: Path = Path(".cache"),
+    batch_size: int | None = None,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Trains a network on a folder of meshes; run again with the same output to go on.
+
+    Args:
+        name: one of `TRAINABLES`.
+        meshes: folder of meshes, see `find_meshes` for the split.
+        minutes: of training in all, earlier runs counted in; preparing the data comes on top.
+        device: "auto", "cpu" or "cuda".
+        output: folder for checkpoints, log and weights.
+        start_from: weights to begin with instead of random ones.
+        cache: where rendered episodes are kept.
+        batch_size: objects a step; None takes what suits the network.
+        log: receives a line now and then.
+
+    Returns:
+        The weights file.
+
+    Raises:
+        TurnaroundError: `train.unknown`, `train.device`, `meshes.none`, `train.no_split`.
+    """
+    if name not in TRAINABLES:
+        raise TurnaroundError(
+            "train.unknown", f'Nothing called "{name}" can be trained.', f"Choose one of: {', '.join(TRAINABLES)}."
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise TurnaroundError("train.device", "There is no CUDA device here.", "Use --device cpu.", field="device")
+    files = find_meshes(meshes)
+    groups = {split: [f for f in files if f.split == split] for split in ("train", "val")}
+    for split, members in groups.items():
+        if not members:
+            raise TurnaroundError("train.no_split", f"There is no mesh in the {split} split.", "Add more meshes.")
+    log(f"{len(groups['train'])} meshes to train on, {len(groups['val'])} to validate; rendering what is not cached")
+    data = {s: EpisodeTensors(build(members, EpisodeSpec(), cache), device) for s, members in groups.items()}
+    trainable = TRAINABLES[name]
+    torch.manual_seed(0)
+    objective, config = trainable.make()
+    if start_from is not None:
+        load_into(objective.get_submodule("network"), start_from)
+    weights = output / f"{name}.safetensors"
+    run_loop(
+        objective.to(device),
+        data["train"],
+        data["val"],
+        LoopConfig(minutes, batch_size or trainable.batch_size, trainable.learning_rate),
+        output / name,
+        weights,
+        config,
+        log=log,
+    )
+    return weights

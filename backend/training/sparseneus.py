@@ -1,0 +1,147 @@
+"""What the reconstructor is trained for: the true solid, from one view or many, and the true colours of its surface.
+
+The published training renders volumes against pictures alone; ours has the meshes, so the signed distance is supervised
+where it is asked for, at a hundredth of the cost.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backend.geometry import batched
+from backend.reconstructors.sparseneus.adapter import network_images, unit_projections
+from backend.reconstructors.sparseneus.config import SparseNeuSConfig
+from backend.reconstructors.sparseneus.network import Conditional, SparseNeuS
+from backend.training.batches import Batch, EpisodeTensors, uniform_points
+from backend.training.data.meshes import TRUNCATION
+
+VIEW_COUNTS = (1, 1, 1, 1, 3, 5, 8)
+"""Views of a step, drawn evenly: mostly the input alone, since that is the hardest and the first thing shown."""
+
+
+class SparseNeuSObjective(nn.Module):
+    """Loss of one batch; `forward` returns its parts, `total` is their weighted sum."""
+
+    def __init__(self, network: SparseNeuS, *, points: int = 2048, color_points: int = 256) -> None:
+        super().__init__()
+        self.network, self.points, self.color_points = network, points, color_points
+
+    @property
+    def config(self) -> SparseNeuSConfig:
+        """The network's sizes."""
+        return self.network.config
+
+    def draw(self, data: EpisodeTensors, size: int, generator: torch.Generator) -> tuple[Batch, Tensor]:
+        """A batch, whose last view is a target for colour alone where there is more than one, and query points."""
+        views = VIEW_COUNTS[int(torch.randint(len(VIEW_COUNTS), (1,), generator=generator))]
+        batch = data.batch(
+            max(1, size // (1 if views == 1 else 2)), views + (views > 1), generator, surface_points=self.points
+        )
+        b = len(batch.images)
+        near = batch.surface + 0.03 * torch.randn(batch.surface.shape, generator=generator).to(data.device)
+        points = torch.cat([uniform_points(b, self.points, generator, data.device), near], dim=1)
+        # the elevation is an estimate when artists use this
+        error = 3.0 * torch.randn(b, 1, generator=generator).to(data.device)
+        batch.cameras[..., 0] += error
+        return batch, points
+
+    def forward(self, batch: Batch, points: Tensor) -> dict[str, Tensor]:
+        """Parts of the loss.
+
+        Args:
+            batch: V views, or V + 1 with a target for colour at the end.
+            points: [B, P, 3] in the episode's frame; the first half is spread evenly.
+        """
+        sources = batch.images.shape[1] - (batch.images.shape[1] > 1)
+        conditional = condition(self.network, batch.images[:, :sources], batch.cameras[:, :sources])
+        half = self.config.cube_half
+        truth = batch.distance(points) / half
+        predicted, _ = self.network.sdf((points / half).clamp(-0.999, 0.999), conditional)
+        limit = TRUNCATION / half
+        sharpness = self.network.variance_network_lod0.inverse()
+        solid = (truth < 0).float()
+        logit = -predicted.float() * sharpness
+        even = points.shape[1] // 2
+        inside = torch.sigmoid(logit[:, :even])
+        overlap = (inside * solid[:, :even]).sum(1)
+        total = (inside + solid[:, :even]).sum(1)
+        parts = {
+            "occupancy": F.binary_cross_entropy_with_logits(logit, solid),
+            "dice": (1 - (2 * overlap + 1) / (total + 1)).mean(),
+            "distance": (predicted.float().clamp(-limit, limit) - truth.clamp(-limit, limit)).abs().mean() / limit,
+        }
+        if batch.images.shape[1] > 1:
+            parts["color"] = self.color_loss(batch, conditional)
+        return parts
+
+    def color_loss(self, batch: Batch, conditional: Conditional) -> Tensor:
+        """L1 between the blended colours of points seen by the target view and what it sees there."""
+        target, camera, depth = batch.images[:, -1], batch.cameras[:, -1], batch.depths[:, -1]
+        b, size = target.shape[0], target.shape[1]
+        opaque = (target[..., 3] > 250).flatten(1) & (depth.flatten(1) > 0)
+        pixels = torch.multinomial(opaque.float() + 1e-6, self.color_points, replacement=True)
+        picked = opaque.gather(1, pixels)
+        y, x = (pixels // size).float() + 0.5, (pixels % size).float() + 0.5
+        focal = batched.intrinsics(camera, size)[:, 0, 0, None]
+        z = depth.flatten(1).gather(1, pixels)
+        local = torch.stack([(x - size / 2) / focal * z, (y - size / 2) / focal * z, z], dim=-1)
+        pose = batched.world_from_camera(camera)
+        points = (local @ pose[:, :3, :3].mT + pose[:, None, :3, 3]) / self.config.cube_half
+        colors = self.network.colors(points, surface_normals(self.network, points, conditional), conditional)
+        true = target.flatten(1, 2).gather(1, pixels[..., None].expand(-1, -1, 4))[..., :3].float() / 255
+        return ((colors - true).abs() * picked[..., None]).sum() / (3 * picked.sum() + 1)
+
+    @staticmethod
+    def total(parts: dict[str, Tensor]) -> Tensor:
+        """Weighted sum of the parts."""
+        weights = {"occupancy": 1.0, "dice": 1.0, "distance": 1.0, "color": 0.5}
+        return torch.stack([weights[name] * value for name, value in parts.items()]).sum()
+
+    @torch.no_grad()
+    def score(self, data: EpisodeTensors, *, views: int = 1, limit: int = 128) -> dict[str, float]:
+        """Mean volume IoU on a 32^3 lattice of each object's first episode, elevation given."""
+        half = self.config.cube_half
+        axis = (torch.arange(32, device=data.device) + 0.5) / 16 - 1
+        lattice = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(1, -1, 3)
+        values = []
+        for start in range(0, min(len(data), limit), 8):
+            batch = first_episodes(data, slice(start, start + 8), views)
+            points = lattice.expand(len(batch.images), -1, -1)
+            conditional = condition(self.network, batch.images, batch.cameras)
+            predicted = self.network.sdf(points, conditional)[0] < 0
+            truth = batch.distance(points * half) < 0
+            values.append((predicted & truth).sum(1) / (predicted | truth).sum(1).clamp(min=1))
+        iou = torch.cat(values).float()
+        return {f"iou_{views}": float(iou.mean())}
+
+
+def first_episodes(data: EpisodeTensors, objects: slice, views: int) -> Batch:
+    """The first views of the first episode of some objects, as they are."""
+    placements = data.placements[objects, 0]
+    return Batch(
+        images=data.images[objects, 0, :views],
+        depths=data.depths[objects, 0, :views].float(),
+        cameras=data.cameras[objects, 0, :views].clone(),
+        placements=placements,
+        mirror=torch.ones(len(placements), device=data.device),
+        sdf=data.sdf[objects][:, None].float() * (TRUNCATION / 127),
+        surface=data.surface[objects].float(),
+    )
+
+
+def condition(network: SparseNeuS, images: Tensor, cameras: Tensor) -> Conditional:
+    """The network's look at uint8 views [B, V, S, S, 4] from cameras [B, V, 4]."""
+    projections, centers = unit_projections(cameras, network.config)
+    return network.condition(network_images(images, network.config), projections, centers)
+
+
+def surface_normals(network: SparseNeuS, points: Tensor, conditional: Conditional) -> Tensor:
+    """Unit gradients [B, P, 3] of the signed distance, detached."""
+    frozen = Conditional(**{**vars(conditional), "volume": conditional.volume.detach()})
+    with torch.enable_grad():
+        x = points.detach().clone().requires_grad_()
+        distance, _ = network.sdf(x, frozen)
+        (gradient,) = torch.autograd.grad(distance.sum(), x)
+    return F.normalize(gradient, dim=-1)
