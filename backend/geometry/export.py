@@ -1,14 +1,18 @@
-"""Meshes as files that other programs read: GLB, PLY and OBJ, colours included, nothing mirrored.
+"""Meshes to files: PLY, OBJ and GLB, each in the axes that its readers expect.
 
-PLY has no convention of its own and stays in the object frame, Z up. glTF demands, and OBJ is everywhere taken to
-mean, Y up with the front towards +Z: (x, y, z) -> (x, z, -y), a turn about X and no mirror.
+Blender's importers, left at their defaults, turn every one of them back into the object frame (Z up, front to -Y):
+PLY is read as it is; OBJ (-Z forward, Y up) and glTF (+Z front, Y up) through (x, y, z) -> (x, -z, y), so they are
+written as (x, z, -y). That is a rotation: nothing is mirrored.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
-import struct
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,127 +22,156 @@ from numpy.typing import NDArray
 from backend.geometry.mesh import Mesh
 from protocol.errors import TurnaroundError
 
-FORMATS = (".glb", ".ply", ".obj")
+Y_UP_FROM_Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
+"""(x, y, z) -> (x, z, -y), determinant +1."""
 
-Y_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
-"""Rotation from the object frame to glTF's, [3, 3]."""
+_GLTF_FLOAT, _GLTF_UINT16, _GLTF_UINT32 = 5126, 5123, 5125
+_GLTF_VERTICES, _GLTF_INDICES = 34962, 34963
 
 
-def check_format(path: Path) -> None:
-    """Makes sure that a mesh can be written under this name.
+def write_mesh(mesh: Mesh, path: str | Path) -> Path:
+    """Writes a mesh with its vertex colours; the suffix chooses the format: .ply, .obj or .glb.
+
+    Missing folders are made. The file appears whole or not at all, and an older one stays until then.
+
+    Args:
+        mesh: in the object frame.
+        path: where to.
+
+    Returns:
+        The path written.
 
     Raises:
-        TurnaroundError: `export.format`.
+        TurnaroundError: `export.format` for another suffix, `export.empty` for a mesh without faces,
+            `export.disk_full`, and `export.failed` for any other reason that a file cannot be written.
     """
-    if path.suffix.lower() not in FORMATS:
+    path = Path(path)
+    encode = FORMATS.get(path.suffix.lower())
+    if encode is None:
         raise TurnaroundError(
             "export.format",
-            f'"{path.name}" names no kind of mesh file that can be written.',
-            f"Let it end with one of: {', '.join(FORMATS)}.",
+            f'Meshes cannot be written as "{path.suffix or path.name}".',
+            f"Use one of {', '.join(FORMATS)}.",
             field="output",
         )
+    if not len(mesh.faces):
+        raise TurnaroundError("export.empty", "The mesh has no faces.", "Generate it again.", field="output")
+    _write_atomically(path, encode(mesh))
+    return path
 
 
-def write_mesh(mesh: Mesh, path: Path) -> None:
-    """Writes a mesh in the format that the file's name ends with; a reader sees the whole file or none.
-
-    Raises:
-        TurnaroundError: `export.format`, or `export.failed` if the disk is full or the folder cannot be written.
-    """
-    check_format(path)
-    write_file(path, {".glb": glb, ".ply": ply, ".obj": obj}[path.suffix.lower()](mesh))
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, making its folder if need be.
-
-    Raises:
-        TurnaroundError: `export.failed`.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _write_atomically(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise TurnaroundError(
+                "export.disk_full",
+                f'There is not enough space for "{path.name}" ({len(content) / 1e6:.1f} MB).',
+                "Free some space or choose another folder; a file that was there before is unchanged.",
+                field="output",
+                details=str(error),
+            ) from error
         raise TurnaroundError(
             "export.failed",
-            f'"{path.name}" could not be written: {error.strerror or "the system refused"}.',
-            "Free some space or choose another folder, then try again.",
+            f'"{path.name}" cannot be written: {(error.strerror or "unknown reason").lower()}.',
+            "Choose another folder or name.",
             field="output",
             details=str(error),
         ) from error
 
 
-def ply(mesh: Mesh) -> bytes:
-    """Binary PLY in the object frame, sRGB vertex colours."""
-    content = _trimesh(mesh, np.eye(3)).export(file_type="ply", encoding="binary", vertex_normal=False)
-    assert isinstance(content, bytes)
-    return content
+def _ply(mesh: Mesh) -> bytes:
+    return bytes(trimesh.exchange.ply.export_ply(_trimesh(mesh, mesh.vertices), vertex_normal=False))
 
 
-def obj(mesh: Mesh) -> bytes:
-    """OBJ, Y up, sRGB colours after the coordinates of each vertex, as Blender and most others write and read them."""
-    text = _trimesh(mesh, Y_UP).export(file_type="obj", include_normals=False, include_color=True, header="Turnaround")
-    return str(text).encode()
+def _obj(mesh: Mesh) -> bytes:
+    """OBJ with sRGB colours after the coordinates, as Blender, MeshLab and ZBrush read them."""
+    surface = _trimesh(mesh, mesh.vertices @ Y_UP_FROM_Z_UP.T)
+    text = trimesh.exchange.obj.export_obj(surface, include_normals=False, include_color=True, header=None)
+    return str(text).encode() + b"\n"
 
 
-def glb(mesh: Mesh) -> bytes:
-    """Binary glTF 2.0, Y up, with a rough, non-metallic material.
-
-    Colours are linear in glTF (section 3.7.2.1); 16 bits keep the dark ones apart, which 8 linear bits would not.
-    """
-    vertices = (mesh.vertices @ Y_UP.T).astype("<f4")
-    parts = [vertices.tobytes(), _linear(mesh.colors).astype("<u2").tobytes(), mesh.faces.astype("<u4").tobytes()]
-    offsets = np.cumsum([0] + [len(part) for part in parts]).tolist()
-    views = [
-        {"buffer": 0, "byteOffset": offset, "byteLength": len(part), "target": target}
-        for offset, part, target in zip(offsets, parts, (34962, 34962, 34963), strict=False)
+def _glb(mesh: Mesh) -> bytes:
+    """Binary glTF 2.0 with one mesh, smooth normals, and COLOR_0 in linear light as the standard has it."""
+    vertices = (mesh.vertices @ Y_UP_FROM_Z_UP.T).astype("<f4")
+    normals = vertex_normals(vertices, mesh.faces).astype("<f4")
+    blobs = [
+        (vertices, _GLTF_FLOAT, "VEC3", "POSITION"),
+        (normals, _GLTF_FLOAT, "VEC3", "NORMAL"),
+        (linear_colors(mesh.colors), _GLTF_UINT16, "VEC4", "COLOR_0"),
+        (mesh.faces.astype("<u4").reshape(-1), _GLTF_UINT32, "SCALAR", "indices"),
     ]
-    tree = {
+    views, accessors, offset = [], [], 0
+    for index, (array, component, kind, name) in enumerate(blobs):
+        target = _GLTF_INDICES if name == "indices" else _GLTF_VERTICES
+        views.append({"buffer": 0, "byteOffset": offset, "byteLength": array.nbytes, "target": target})
+        accessor = {"bufferView": index, "componentType": component, "count": len(array), "type": kind}
+        if name == "POSITION":
+            accessor |= {"min": array.min(axis=0).tolist(), "max": array.max(axis=0).tolist()}
+        if name == "COLOR_0":
+            accessor["normalized"] = True
+        accessors.append(accessor)
+        offset += array.nbytes  # all of them are multiples of 4 bytes
+    primitive = {"attributes": {"POSITION": 0, "NORMAL": 1, "COLOR_0": 2}, "indices": 3, "material": 0}
+    document = {
         "asset": {"version": "2.0", "generator": "Turnaround"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "name": "Turnaround"}],
-        "materials": [
-            {"name": "Turnaround", "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.8}},
-        ],
-        "meshes": [
-            {"primitives": [{"attributes": {"POSITION": 0, "COLOR_0": 1}, "indices": 2, "material": 0}]},
-        ],
-        "accessors": [
-            {
-                "bufferView": 0,
-                "componentType": 5126,
-                "count": len(vertices),
-                "type": "VEC3",
-                "min": vertices.min(axis=0).tolist(),
-                "max": vertices.max(axis=0).tolist(),
-            },
-            {"bufferView": 1, "componentType": 5123, "normalized": True, "count": len(vertices), "type": "VEC4"},
-            {"bufferView": 2, "componentType": 5125, "count": mesh.faces.size, "type": "SCALAR"},
-        ],
+        "meshes": [{"primitives": [primitive], "name": "Turnaround"}],
+        "materials": [{"name": "Turnaround", "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.9}}],
+        "accessors": accessors,
         "bufferViews": views,
-        "buffers": [{"byteLength": offsets[-1]}],
+        "buffers": [{"byteLength": offset}],
     }
-    header = json.dumps(tree, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 4)
-    body = b"".join(parts)
-    body += b"\0" * (-len(body) % 4)
-    chunks = struct.pack("<I4s", len(header), b"JSON") + header + struct.pack("<I4s", len(body), b"BIN\0") + body
-    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+    head = json.dumps(document, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 4)
+    body = b"".join(array.tobytes() for array, *_ in blobs)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "little") + kind + content
+
+    chunks = chunk(b"JSON", head) + chunk(b"BIN\0", body)
+    return b"glTF" + (2).to_bytes(4, "little") + (12 + len(chunks)).to_bytes(4, "little") + chunks
 
 
-def _linear(colors: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """sRGB bytes [N, 4] as linear values of 16 bits (IEC 61966-2-1); alpha is linear already."""
-    values = colors / 255.0
-    rgb = values[:, :3]
-    values[:, :3] = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    return np.round(values * 65_535)
+FORMATS: dict[str, Callable[[Mesh], bytes]] = {".glb": _glb, ".ply": _ply, ".obj": _obj}
+"""Suffix -> encoder."""
 
 
-def _trimesh(mesh: Mesh, rotation: NDArray[np.float64]) -> trimesh.Trimesh:
-    return trimesh.Trimesh(mesh.vertices @ rotation.T, mesh.faces, vertex_colors=mesh.colors, process=False)
+def linear_colors(colors: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """sRGB colours [N, 4] in linear light, 16 bits a channel so that dark tones keep their steps; alpha as it is."""
+    levels = np.arange(256) / 255
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    result = np.empty(colors.shape, "<u2")
+    result[:, :3] = np.round(linear * 65_535).astype("<u2")[colors[:, :3]]
+    result[:, 3] = colors[:, 3].astype("<u2") * 257
+    return result
+
+
+def vertex_normals(vertices: NDArray[np.floating], faces: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Unit normals [N, 3]: the area-weighted mean of the faces about each vertex, outward; +Z where there is none."""
+    a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
+    of_faces = np.cross(b - a, c - a)
+    normals = np.stack(
+        [
+            sum(np.bincount(faces[:, k], weights=of_faces[:, axis], minlength=len(vertices)) for k in range(3))
+            for axis in range(3)
+        ],
+        axis=1,
+    )
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.where(length > 0, normals / np.where(length > 0, length, 1), [0.0, 0.0, 1.0])
+
+
+def _trimesh(mesh: Mesh, vertices: NDArray[np.floating]) -> trimesh.Trimesh:
+    return trimesh.Trimesh(vertices, mesh.faces, vertex_colors=mesh.colors, process=False)
