@@ -59,7 +59,7 @@ class EpisodeTensors:
 
     def __init__(self, dataset: Dataset, device: torch.device | str = "cpu") -> None:
         def held(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+            return torch.from_numpy(np.array(array)).to(device)
 
         self.device = torch.device(device)
         self.images, self.depths, self.sdf = held(dataset.images), held(dataset.depths), held(dataset.sdf)

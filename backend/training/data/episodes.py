@@ -8,6 +8,7 @@ to know about a picture, and the field of view and elevation are all that is unk
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from backend.geometry.cameras import Camera
 from backend.pipelines.stage import digest
 from backend.preparation.framing import FILL, framed_camera
 from backend.training.data.meshes import MeshFile, load_mesh, occupancy, sample_surface, signed_distance
-from backend.training.data.render import Light, Scene, prepare, render
+from backend.geometry.render import Light, Scene, prepare, render
 
 CUBE_HALF = 0.6
 """Half the side of the cube that reconstructors fill; episodes are chosen so that the object lies within it."""
@@ -193,10 +194,16 @@ def build(files: list[MeshFile], spec: EpisodeSpec, cache: Path, *, workers: int
     """The dataset of these meshes, from the cache folder if it is there, else made and kept there."""
     stamp = [(f.name, f.path.stat().st_size) for f in files]
     folder = cache / f"episodes-{digest(stamp, spec)[:16]}"
-    if not (folder / "names.txt").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(files, spec, folder, workers)
-        (folder / "names.txt").write_text("\n".join(f.name for f in files), encoding="utf-8")
+    if not folder.is_dir():
+        # made aside and renamed when whole: two runs at once, or one that is stopped, leave no half a cache
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=".making-") as temporary:
+            making = Path(temporary) / "episodes"
+            making.mkdir()
+            _write(files, spec, making, workers)
+            (making / "names.txt").write_text("\n".join(f.name for f in files), encoding="utf-8")
+            if not folder.is_dir():
+                making.rename(folder)
     names = tuple((folder / "names.txt").read_text(encoding="utf-8").splitlines())
     return Dataset(names, *(np.load(folder / f"{part}.npy", mmap_mode="r") for part in PARTS))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from backend.geometry.mesh import Mesh
-from backend.training.data.render import srgb_from_linear
+from backend.geometry.render import srgb_from_linear
 from protocol.errors import TurnaroundError
 
 SUFFIXES = (".ply", ".obj", ".glb", ".gltf", ".stl", ".off")

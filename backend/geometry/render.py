@@ -1,6 +1,6 @@
-"""A z-buffer renderer for training pictures and evaluation: RGBA, depth and coordinates of a vertex-coloured mesh.
+"""A z-buffer renderer for previews, feedback maps, training pictures and evaluation: RGBA and depth of a mesh.
 
-Written for throughput on a CPU without a window: about a thousand shaded 64x64 pictures a second on one core.
+Written for throughput on a CPU without a window: several hundred shaded 64x64 pictures a second on one core.
 """
 
 from __future__ import annotations
