@@ -28,6 +28,9 @@ SCALES = np.geomspace(0.6, 1.6, 9)
 REFINED = 4
 """How many of the best poses are refined with ICP."""
 
+QUERIES = 1_000
+"""Points of each set that are moved; they are compared with all of the other set, whose density bounds the error."""
+
 
 def transform_points(transform: Array, points: Array) -> Array:
     """Points [N, 3] after an affine transform [4, 4]."""
@@ -50,7 +53,7 @@ def align(prediction: Array, truth: Array, *, mode: Mode = "one2345", threshold:
     """Similarity transform that takes the predicted points onto the true ones.
 
     Args:
-        prediction: points [N, 3] sampled on the predicted surface.
+        prediction: points [N, 3] sampled on the predicted surface, in any order that is not spatial.
         truth: points [M, 3] sampled on the true surface. Both in the object frame, Z up.
         mode: "one2345" searches; "none" gives the identity.
         threshold: distance within which a point counts as an inlier, in the frame's unit.
@@ -78,7 +81,8 @@ class _Search:
     """The two point sets with their trees; scores poses without building a tree for any of them."""
 
     def __init__(self, prediction: Array, truth: Array, threshold: float) -> None:
-        self.prediction, self.truth, self.threshold = prediction, truth, threshold
+        self.prediction, self.truth, self.threshold = prediction[:QUERIES], truth[:QUERIES], threshold
+        self.all_truth = truth
         self.prediction_tree, self.truth_tree = cKDTree(prediction), cKDTree(truth)
         self.prediction_center, self.truth_center = prediction.mean(axis=0), truth.mean(axis=0)
 
@@ -107,7 +111,7 @@ class _Search:
     def refine(self, pose: Array) -> Array:
         """The pose after rigid ICP; the scale stays, since one-sided ICP would shrink it."""
         moved = transform_points(pose, self.prediction)
-        matrix, _, _ = icp(moved, self.truth, max_iterations=20, scale=False, reflection=False)
+        matrix, _, _ = icp(moved, self.all_truth, max_iterations=20, scale=False, reflection=False)
         return np.asarray(matrix) @ pose
 
 

@@ -18,7 +18,7 @@ from backend.geometry.mesh import Mesh
 from backend.preparation.framing import framed_camera
 from backend.preparation.picture import read_picture
 from backend.training.data.meshes import load_mesh
-from backend.training.data.render import Light, prepare, render
+from backend.geometry.render import Light, prepare, render
 
 Picture = NDArray[np.uint8]
 
