@@ -1,0 +1,203 @@
+"""What an artist asked for, checked before anything acts on it, in words that name the setting at fault.
+
+Decoding validates a message's own bounds; here these bounds become sentences, and what no schema can say is checked: a
+pipeline's options against its `OptionSpec`s, and the pictures.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import TurnaroundError
+from .messages import MAX_PICTURE_SIDE, OptionSpec, PipelineInfo, Settings, Submit
+
+LABELS = {
+    "seed": "Seed",
+    "variants": "Variants",
+    "elevation_deg": "Elevation",
+    "fov_deg": "Field of View",
+    "resolution": "Mesh Resolution",
+    "target_faces": "Target Faces",
+    "quality": "Quality",
+    "options": "Options",
+    "pipeline": "Engine",
+}
+"""Fields as the panel calls them."""
+
+
+def check_settings(settings: Settings) -> Settings:
+    """The settings with every field within its bounds (structs made in Python are not checked by themselves).
+
+    Raises:
+        TurnaroundError: `settings.invalid`, with the field.
+    """
+    raw = {name: getattr(settings, name) for name in settings.__struct_fields__}
+    try:
+        return msgspec.convert(raw, Settings)
+    except msgspec.ValidationError as error:
+        raise explain(str(error).replace("`$.", "`$.settings."), {"settings": raw}) from None
+
+
+def check_options(settings: Settings, pipeline: PipelineInfo) -> None:
+    """Checks a pipeline's own settings against what it offers.
+
+    Raises:
+        TurnaroundError: `settings.option`, with the field `options.NAME`.
+    """
+    specs = {spec.name: spec for spec in pipeline.options}
+    for name, value in settings.options.items():
+        if name not in specs:
+            known = ", ".join(sorted(specs)) or "none"
+            raise _option_error(name, f'{pipeline.label} has no option "{name}".', f"It has these: {known}.")
+        _check_option(specs[name], value)
+
+
+def check_submit(message: Submit, arrays: Mapping[str, NDArray[Any]], pipelines: Mapping[str, PipelineInfo]) -> None:
+    """Checks all of a job that can be known before it runs.
+
+    Args:
+        message: decoded, so that each field is within its own bounds.
+        arrays: what came with it.
+        pipelines: those on offer, by name.
+
+    Raises:
+        TurnaroundError: what is wrong, with the field.
+    """
+    pipeline = pipelines.get(message.pipeline)
+    if pipeline is None:
+        raise TurnaroundError(
+            "pipeline.unknown",
+            f'There is no engine called "{message.pipeline}".',
+            f"Choose one of: {', '.join(sorted(pipelines)) or 'none is installed'}.",
+            field="pipeline",
+        )
+    if not pipeline.ready:
+        raise TurnaroundError(
+            "weights.missing", f"{pipeline.label} has no weights yet.", pipeline.hint, field="pipeline"
+        )
+    check_options(message.settings, pipeline)
+    unknown = sorted(arrays.keys() - {"picture", "matte"})
+    if unknown:
+        raise TurnaroundError("picture.unknown", f'A job has no array "{unknown[0]}".', field=unknown[0])
+    if ("picture" in arrays) == (message.picture_of is not None):
+        raise TurnaroundError(
+            "picture.missing",
+            "There is no picture to work from." if "picture" not in arrays else "There are two pictures to work from.",
+            "Open a picture in the Image Editor and choose it as the source.",
+            field="picture",
+        )
+    if "picture" in arrays:
+        check_picture(arrays["picture"], arrays.get("matte"))
+    elif "matte" in arrays:
+        _check_matte(arrays["matte"])
+
+
+def check_picture(picture: NDArray[Any], matte: NDArray[Any] | None = None) -> None:
+    """Checks form and size of a picture, uint8 [H, W, 4], and its matte, uint8 [H, W].
+
+    Raises:
+        TurnaroundError: `picture.form`, `picture.large` or `picture.small`, with the field.
+    """
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 4:
+        raise TurnaroundError(
+            "picture.form",
+            "The picture is not 8-bit RGBA.",
+            "Convert it to 8-bit RGB with alpha first.",
+            field="picture",
+            details=f"{picture.dtype} {picture.shape}",
+        )
+    height, width = picture.shape[:2]
+    if min(height, width) < 2:
+        raise TurnaroundError(
+            "picture.small", f"The picture is only {width} x {height} pixels.", "Choose a larger one.", field="picture"
+        )
+    if max(height, width) > MAX_PICTURE_SIDE:
+        raise TurnaroundError(
+            "picture.large",
+            f"The picture is {width} x {height} pixels; {MAX_PICTURE_SIDE} along a side are the most.",
+            "Scale it down first; a few thousand pixels are plenty.",
+            field="picture",
+        )
+    if matte is not None:
+        _check_matte(matte)
+        if matte.shape != picture.shape[:2]:
+            raise TurnaroundError(
+                "matte.size",
+                f"The matte is {matte.shape[1]} x {matte.shape[0]} pixels, the picture {width} x {height}.",
+                "Use a matte of the picture's size.",
+                field="matte",
+            )
+
+
+def explain(why: str, raw: Any) -> TurnaroundError:
+    """msgspec's account of a wrong field, for people.
+
+    Args:
+        why: the text of its ValidationError, e.g. "Expected `float` <= 90.0 - at `$.settings.elevation_deg`".
+        raw: the message as plain containers, to quote the value from.
+    """
+    path = re.search(r"`\$\.([^`]*)`$", why)
+    steps = path.group(1).split(".") if path else []
+    value = raw
+    for step in steps:
+        value = value.get(step) if isinstance(value, Mapping) else None
+    field = ".".join(steps[1:] if steps[:1] == ["settings"] else steps)
+    label = LABELS.get(field.partition(".")[0].partition("[")[0], field or "A setting")
+    allowed = _allowed(field)
+    plain = isinstance(value, (int, float, str)) and not isinstance(value, bool) and len(str(value)) <= 40
+    said = f"{label} is {value}, which is not possible." if plain else f"{label} is not possible as it is."
+    return TurnaroundError("settings.invalid", said, allowed and f"{label} can be {allowed}.", field=field, details=why)
+
+
+def _allowed(field: str) -> str:
+    """The values that a field of `Settings` may have, in words; "" for what is no such field."""
+    kinds = {known.name: known.type for known in msgspec.inspect.type_info(Settings).fields}  # type: ignore[attr-defined]
+    kind = kinds.get(field)
+    if isinstance(kind, msgspec.inspect.UnionType):
+        kind = next((k for k in kind.types if not isinstance(k, msgspec.inspect.NoneType)), None)
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        return "one of " + ", ".join(str(value) for value in kind.values)
+    if isinstance(kind, (msgspec.inspect.IntType, msgspec.inspect.FloatType)) and None not in (kind.ge, kind.le):
+        whole = "a whole number " if isinstance(kind, msgspec.inspect.IntType) else ""
+        return f"{whole}from {kind.ge:.10g} to {kind.le:.10g}"
+    return ""
+
+
+def _check_option(spec: OptionSpec, value: bool | int | float | str) -> None:
+    same = isinstance(value, bool) == isinstance(spec.default, bool) and (
+        isinstance(value, str) == isinstance(spec.default, str)
+    )
+    whole = isinstance(spec.default, float) or not isinstance(value, float)
+    if not (same and whole):
+        wanted = {bool: "on or off", int: "a whole number", float: "a number", str: "a text"}[type(spec.default)]
+        raise _option_error(spec.name, f"{spec.label} is {value!r}, which is not possible.", f"It can be {wanted}.")
+    if spec.choices and value not in spec.choices:
+        choices = ", ".join(spec.choices)
+        raise _option_error(spec.name, f'{spec.label} has no choice "{value}".', f"Choose one of: {choices}.")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        low = -math.inf if spec.minimum is None else spec.minimum
+        high = math.inf if spec.maximum is None else spec.maximum
+        if not (math.isfinite(value) and low <= value <= high):
+            hint = f"It can be from {low:g} to {high:g}."
+            raise _option_error(spec.name, f"{spec.label} is {value}, which is not possible.", hint)
+
+
+def _option_error(name: str, sentence: str, hint: str) -> TurnaroundError:
+    return TurnaroundError("settings.option", sentence, hint, field=f"options.{name}")
+
+
+def _check_matte(matte: NDArray[Any]) -> None:
+    if matte.dtype != np.uint8 or matte.ndim != 2 or not matte.size:
+        raise TurnaroundError(
+            "matte.form",
+            "The matte is not an 8-bit grey picture.",
+            field="matte",
+            details=f"{matte.dtype} {matte.shape}",
+        )
