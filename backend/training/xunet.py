@@ -1,18 +1,22 @@
-"""One training step of the X-UNet: a loss for a batch of picture pairs. The loop around it is not its business."""
+"""What the view generator is trained for: to clean a noisy view, given a picture from elsewhere."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from backend.generators.xunet.conditioning import ray_encoding, turn_to_input
 from backend.generators.xunet.config import Prediction, XUNetConfig
 from backend.generators.xunet.diffusion import add_noise, logsnr_at, target
-from backend.generators.xunet.encoding import encode_images, encode_maps
+from backend.generators.xunet.encoding import decode_images, encode_images
+from backend.generators.xunet.network import XUNet
+from backend.generators.xunet.sampling import denoise, make_condition
+from backend.geometry import batched
+from backend.training.batches import Batch, EpisodeTensors
+from backend.training.sparseneus import first_episodes
 
 
 def output_weight(prediction: Prediction, logsnr: Tensor, least: float, most: float) -> Tensor:
@@ -72,31 +76,104 @@ class XUNetStep:
         """
         config = self.config
         device = batch["images"].device
-        inputs, targets = encode_images(batch["images"], config.image_channels).unbind(1)
-        count = len(inputs)
-        poses, maps = batch["world_from_camera"], batch["maps"] if config.map_channels else None
-        if config.turn_to_input:
-            poses, maps = turn_to_input(poses, maps)
-        rays = ray_encoding(config, poses, batch["intrinsics"])
+        inputs, views = batch["images"].unbind(1)
+        maps = batch["maps"] if config.map_channels else None
+        condition = make_condition(config, inputs, batch["world_from_camera"], batch["intrinsics"], maps)
+        targets = encode_images(views, config.image_channels)
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator, device=generator.device).to(device)
 
-        def normal(like: Tensor) -> Tensor:
-            return torch.randn(like.shape, generator=generator, device=generator.device).to(device)
+        def normal() -> Tensor:
+            return torch.randn(targets.shape, generator=generator, device=generator.device).to(device)
 
         # levels spread evenly over the batch, with a common random offset: less variance than drawing each alone
-        t = (uniform(1) + torch.arange(count, device=device) / count) % 1.0
+        t = (uniform(1) + torch.arange(len(targets), device=device) / len(targets)) % 1.0
         logsnr = logsnr_at(t, config)
-        noise = normal(targets)
+        noise = normal()
         noisy = add_noise(targets, noise, logsnr)
-
-        keep = (uniform(count) >= self.condition_dropout)[:, None, None, None]
-        inputs = torch.where(keep, inputs, normal(inputs))
-        rays = rays * keep[:, None]
-        encoded_maps = None if maps is None else encode_maps(maps) * keep[:, None]
+        condition = condition.dropped(uniform(len(targets)) >= self.condition_dropout, normal())
 
         levels = torch.stack([torch.full_like(logsnr, config.logsnr_max), logsnr], dim=1)
-        output = network(inputs, noisy, levels, rays, encoded_maps).float()
+        output = network(condition.pictures, noisy, levels, condition.rays, condition.maps).float()
         error = (output - target(config.prediction, targets, noise, logsnr)).square().mean(dim=(1, 2, 3))
         return (error * output_weight(config.prediction, logsnr, self.least_weight, self.most_weight)).mean()
+
+
+class XUNetObjective(nn.Module):
+    """The X-UNet as the training loop wants it.
+
+    Args:
+        network: to train.
+        maps: renders a known shape for the views of a batch: [B, V, S, S, 7] as in
+            `backend.generators.xunet.encoding`; needed by networks with map channels.
+        step: the loss; None takes the defaults.
+    """
+
+    def __init__(
+        self, network: XUNet, maps: Callable[[Batch], Tensor] | None = None, step: XUNetStep | None = None
+    ) -> None:
+        super().__init__()
+        self.network, self.maps = network, maps
+        self.step = step or XUNetStep(network.config)
+
+    def draw(
+        self, data: EpisodeTensors, size: int, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], torch.Generator]:
+        """Pairs of an input picture and another view, and the source of their noise."""
+        return self.tensors(data.batch(size, 2, generator, surface_points=1)), generator
+
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """The loss under its name."""
+        return {"denoising": self.step(self.network, batch, generator)}
+
+    @staticmethod
+    def total(parts: dict[str, Tensor]) -> Tensor:
+        """The one part."""
+        return parts["denoising"]
+
+    @torch.no_grad()
+    def score(self, data: EpisodeTensors, *, objects: int = 64, steps: int = 8) -> dict[str, float]:
+        """Drawn views of validation objects against the true ones, and the same for the input picture in their place.
+
+        PSNR in dB on white, IoU of silhouettes; of the second view of each object's first episode.
+        """
+        network = self.network
+        batch = first_episodes(data, slice(0, objects), 2)
+        tensors = self.tensors(batch)
+        inputs, truth = tensors["images"].unbind(1)
+        condition = make_condition(
+            network.config, inputs, tensors["world_from_camera"], tensors["intrinsics"], tensors.get("maps")
+        )
+        sources = [torch.Generator().manual_seed(i) for i in range(len(truth))]
+        for drawn, _ in denoise(network, condition, sources, steps=steps):
+            views = torch.from_numpy(decode_images(drawn)).to(truth.device)
+        return {
+            "psnr": psnr_on_white(views, truth),
+            "iou": silhouette_iou(views, truth),
+            "input_psnr": psnr_on_white(inputs, truth),
+            "input_iou": silhouette_iou(inputs, truth),
+        }
+
+    def tensors(self, batch: Batch) -> dict[str, Tensor]:
+        """A batch of two views as `XUNetStep` takes it."""
+        tensors = {
+            "images": batch.images,
+            "world_from_camera": batched.world_from_camera(batch.cameras),
+            "intrinsics": batched.intrinsics(batch.cameras, batch.images.shape[2]),
+        }
+        if self.maps is not None:
+            tensors["maps"] = self.maps(batch)
+        return tensors
+
+
+def psnr_on_white(images: Tensor, truth: Tensor) -> float:
+    """Mean PSNR in dB of uint8 straight-alpha pictures [B, S, S, 4] on white."""
+    errors = (encode_images(images, 3) - encode_images(truth, 3)).square().mean(dim=(1, 2, 3)) / 4
+    return float((-10 * torch.log10(errors.clamp(min=1e-10))).mean())
+
+
+def silhouette_iou(images: Tensor, truth: Tensor) -> float:
+    """Mean intersection over union of alpha above one half; uint8 [B, S, S, 4]."""
+    a, b = images[..., 3] > 127, truth[..., 3] > 127
+    return float(((a & b).sum((1, 2)) / (a | b).sum((1, 2)).clamp(min=1)).mean())

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import msgspec
-
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
@@ -88,19 +86,6 @@ class XUNetConfig:
     def ray_channels(self) -> int:
         """Channels of the ray encoding: origin and direction, each with a sine and a cosine per octave."""
         return 6 + 6 * (self.origin_octaves + self.direction_octaves)
-
-    def to_json(self) -> str:
-        """As it is kept in the metadata of a weights file."""
-        return msgspec.json.encode(self).decode()
-
-    @classmethod
-    def from_json(cls, text: str) -> XUNetConfig:
-        """Inverse of `to_json`.
-
-        Raises:
-            msgspec.MsgspecError: the text is not a config, naming the field.
-        """
-        return msgspec.json.decode(text, type=cls)
 
 
 SRN64 = XUNetConfig(noise_embedding="raw", film_activation=False)

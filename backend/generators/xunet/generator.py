@@ -1,29 +1,50 @@
-"""Draws views with an X-UNet: all of them side by side in one batch, each from noise of its own."""
+"""The X-UNet as a view generator: weights from a file, cameras in, pictures out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
+from backend.geometry import batched
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
 from backend.pipelines.stage import Preview, Progress, digest
+from backend.weights.store import load_into, read_config
+from protocol.errors import TurnaroundError
 
-from .checkpoint import load_xunet
-from .conditioning import ray_encoding, turn_to_input
 from .config import XUNetConfig
-from .diffusion import Sampler, clean_image, guided, logsnr_table, make_sampler
-from .encoding import decode_images, encode_images, encode_maps
+from .diffusion import Sampler
+from .encoding import decode_images
+from .network import XUNet
+from .sampling import denoise, make_condition
 
 PREVIEW_EVERY = 4
 """Denoising steps between previews."""
+
+
+def load_xunet(path: Path) -> XUNet:
+    """The network of a weights file, in float32, on the CPU, ready to draw.
+
+    Raises:
+        TurnaroundError: `weights.missing`, `weights.damaged`, or `weights.mismatch`, whose details name each key.
+    """
+    try:
+        config = msgspec.convert(read_config(path), XUNetConfig)
+    except msgspec.ValidationError as error:
+        raise TurnaroundError(
+            "weights.damaged",
+            f"The weights {path.name} are not a view generator's.",
+            "Get the file again: it may be of another kind.",
+            details=f"{path}: {error}",
+        ) from error
+    network = XUNet(config)
+    load_into(network, path)
+    return network.eval()
 
 
 def sampling_dtype(device: torch.device) -> torch.dtype:
@@ -35,13 +56,6 @@ def sampling_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def camera_matrices(cameras: Sequence[Camera], size: int) -> tuple[Tensor, Tensor]:
-    """`world_from_camera` [V, 4, 4] and intrinsics [V, 3, 3] of pictures of `size` pixels, float32."""
-    poses = np.stack([camera.world_from_camera() for camera in cameras])
-    intrinsics = np.stack([camera.intrinsics(size) for camera in cameras])
-    return torch.from_numpy(poses).float(), torch.from_numpy(intrinsics).float()
-
-
 def view_noise(seed: int, camera: Camera, target: Camera) -> torch.Generator:
     """A view's source of noise: a function of the seed and of how far the camera turned, and of nothing else."""
     turned = (target.azimuth_deg - camera.azimuth_deg, target.elevation_deg - camera.elevation_deg)
@@ -49,40 +63,17 @@ def view_noise(seed: int, camera: Camera, target: Camera) -> torch.Generator:
     return torch.Generator().manual_seed(int(digest("view", seed, millidegrees)[:15], 16))
 
 
-@dataclass(frozen=True)
-class Condition:
-    """What the network is given besides the noisy views.
-
-    Attributes:
-        pictures: [V, C, S, S], the input picture.
-        rays: float32 [V, 2, ray_channels, h, h].
-        maps: [V, 2, 7, S, S].
-    """
-
-    pictures: Tensor
-    rays: Tensor
-    maps: Tensor | None
-
-    def beside_none(self, noise: Tensor) -> Condition:
-        """This, and behind it in the batch the absence of a condition: noise for a picture, zeros for the rest."""
-        return Condition(
-            torch.cat([self.pictures, noise.to(self.pictures.dtype)]),
-            torch.cat([self.rays, torch.zeros_like(self.rays)]),
-            None if self.maps is None else torch.cat([self.maps, torch.zeros_like(self.maps)]),
-        )
-
-
 class XUNetGenerator:
     """A `ViewGenerator` on one set of weights.
 
     Args:
-        weights: a file of `save_xunet`.
+        weights: safetensors with the network's config, as `save_weights` writes them.
         device: torch device.
         dtype: to compute in; None takes `sampling_dtype`.
         sampler: which of diffusers' samplers, see `make_sampler`.
 
     Raises:
-        TurnaroundError: the weights are missing or damaged.
+        TurnaroundError: as `load_xunet`.
     """
 
     def __init__(
@@ -94,9 +85,8 @@ class XUNetGenerator:
         sampler: Sampler = "dpmsolver++",
     ) -> None:
         self.device = torch.device(device)
-        self.dtype = dtype or sampling_dtype(self.device)
         self.sampler: Sampler = sampler
-        self.network = load_xunet(weights).to(self.device, self.dtype)
+        self.network = load_xunet(weights).to(self.device, dtype or sampling_dtype(self.device))
 
     @property
     def config(self) -> XUNetConfig:
@@ -135,64 +125,27 @@ class XUNetGenerator:
         Raises:
             CancelledError: the job was cancelled.
         """
-        if not cameras:
-            return ViewSet(np.zeros((0, self.config.size, self.config.size, 4), np.uint8), ())
-        config = self.config
-        sources = [view_noise(seed, camera, target) for target in cameras]
-        condition = self._condition(image, camera, cameras, maps)
-        z = self._noise(sources)
-        if guidance:
-            condition = condition.beside_none(self._noise(sources))
-        poses = self.network.conditioningprocessor.embed_poses(condition.rays)
-
-        sampler = make_sampler(config, self.sampler)
-        sampler.set_timesteps(steps)
-        table = logsnr_table(config)
-        per_step = {"generator": sources} if self.sampler == "ancestral" else {}
-        progress.step(0, steps)
-        for step, timestep in enumerate(sampler.timesteps, start=1):
-            logsnr = torch.tensor([config.logsnr_max, table[int(timestep)]], dtype=torch.float32, device=self.device)
-            noisy = (torch.cat([z, z]) if guidance else z).to(self.dtype)
-            output = self.network.denoise(
-                condition.pictures, noisy, logsnr.expand(len(noisy), 2), poses, condition.maps
-            ).float()
-            if guidance:
-                conditional, unconditional = output.chunk(2)
-                output = guided(conditional, unconditional, guidance)
-            preview = None
-            if step % PREVIEW_EVERY == 0 and step < steps:
-                preview = Preview(views=decode_images(clean_image(config.prediction, output, z, logsnr[1])))
-            z = sampler.step(output, timestep, z, **per_step).prev_sample
-            progress.step(step, steps, preview)
-        return ViewSet(decode_images(z), tuple(cameras))
-
-    def _condition(
-        self, image: NDArray[np.uint8], camera: Camera, cameras: Sequence[Camera], maps: NDArray[np.float32] | None
-    ) -> Condition:
-        config, count = self.config, len(cameras)
+        size, count = self.config.size, len(cameras)
         if image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 4 or image.dtype != np.uint8:
             raise ValueError(f"the picture must be uint8 [S, S, 4], not {image.dtype} {image.shape}")
-        expected = (1 + count, config.size, config.size, config.map_channels) if config.map_channels else None
-        if (maps.shape if maps is not None else None) != expected:
-            raise ValueError(f"maps must be {expected}, not {maps.shape if maps is not None else None}")
+        if maps is not None and len(maps) != 1 + count:
+            raise ValueError(f"maps must be of the picture and of {count} views, not {len(maps)}")
+        if not cameras:
+            return ViewSet(np.zeros((0, size, size, 4), np.uint8), ())
 
-        picture = encode_images(torch.from_numpy(np.ascontiguousarray(image)), config.image_channels)[None]
-        if picture.shape[-1] != config.size:
-            picture = F.interpolate(picture, (config.size, config.size), mode="bilinear", antialias=True)
-        poses, intrinsics = camera_matrices([camera, *cameras], config.size)
         pairs = torch.stack([torch.zeros(count, dtype=torch.long), torch.arange(1, count + 1)], dim=1)
-        poses = poses[pairs]
-        paired_maps = None if maps is None else torch.from_numpy(maps)[pairs]
-        if config.turn_to_input:
-            poses, paired_maps = turn_to_input(poses, paired_maps)
-        rays = ray_encoding(config, poses, intrinsics[pairs])
-        encoded_maps = None if paired_maps is None else encode_maps(paired_maps)
-        return Condition(
-            picture.expand(count, -1, -1, -1).to(self.device, self.dtype),
-            rays.to(self.device),
-            None if encoded_maps is None else encoded_maps.to(self.device, self.dtype),
+        views = batched.camera_tensor([camera, *cameras])[pairs]
+        condition = make_condition(
+            self.config,
+            torch.from_numpy(np.ascontiguousarray(image)).expand(count, -1, -1, -1).to(self.device),
+            batched.world_from_camera(views).to(self.device),
+            batched.intrinsics(views, size).to(self.device),
+            None if maps is None else torch.from_numpy(maps)[pairs].to(self.device),
         )
-
-    def _noise(self, sources: Sequence[torch.Generator]) -> Tensor:
-        shape = (self.config.image_channels, self.config.size, self.config.size)
-        return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(self.device)
+        sources = [view_noise(seed, camera, target) for target in cameras]
+        progress.step(0, steps)
+        drawing = denoise(self.network, condition, sources, steps=steps, guidance=guidance, sampler=self.sampler)
+        for step, (drawn, estimate) in enumerate(drawing, start=1):  # noqa: B007  (the last one drawn is the result)
+            show = step % PREVIEW_EVERY == 0 and step < steps
+            progress.step(step, steps, Preview(views=decode_images(estimate)) if show else None)
+        return ViewSet(decode_images(drawn), tuple(cameras))
