@@ -46,21 +46,35 @@ def write_mesh(mesh: Mesh, path: str | Path) -> Path:
             `export.disk_full`, and `export.failed` for any other reason that a file cannot be written.
     """
     path = Path(path)
-    encode = FORMATS.get(path.suffix.lower())
-    if encode is None:
+    encode = encoder(path)
+    if not len(mesh.faces):
+        raise TurnaroundError("export.empty", "The mesh has no faces.", "Generate it again.", field="output")
+    write_file(path, encode(mesh))
+    return path
+
+
+def encoder(path: Path) -> Callable[[Mesh], bytes]:
+    """What turns a mesh into the bytes of a file of this name; asking early spares an hour's work for nothing.
+
+    Raises:
+        TurnaroundError: `export.format`.
+    """
+    if path.suffix.lower() not in FORMATS:
         raise TurnaroundError(
             "export.format",
             f'Meshes cannot be written as "{path.suffix or path.name}".',
             f"Use one of {', '.join(FORMATS)}.",
             field="output",
         )
-    if not len(mesh.faces):
-        raise TurnaroundError("export.empty", "The mesh has no faces.", "Generate it again.", field="output")
-    _write_atomically(path, encode(mesh))
-    return path
+    return FORMATS[path.suffix.lower()]
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all, making its folder if need be.
+
+    Raises:
+        TurnaroundError: `export.disk_full`, `export.failed`.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,219 @@
+"""`turnaround generate`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from protocol.errors import TurnaroundError
+from protocol.messages import OptionSpec, PipelineInfo, Report, Settings, Submit, ViewCamera
+from protocol.validation import check_settings, check_submit
+
+from .console import Bar, Verbose, output_console, warn
+from .device import Device, DeviceChoice
+
+if TYPE_CHECKING:
+    from backend.geometry.mesh import Mesh
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A finished mesh and what came with it, wherever it was made."""
+
+    mesh: Mesh
+    views: NDArray[np.uint8]
+    cutout: NDArray[np.uint8]
+    cameras: tuple[ViewCamera, ...]
+    report: Report
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that has been checked."""
+
+    picture: NDArray[np.uint8]
+    pipeline: str
+    settings: Settings
+
+
+def generate(
+    picture: Annotated[Path, typer.Argument(help="The picture: PNG, JPEG, WebP, TIFF, ...")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The mesh to write: .glb, .ply or .obj.")],
+    pipeline: Annotated[str, typer.Option(help="The engine.")] = "one2345",
+    elevation: Annotated[
+        str, typer.Option(help="Degrees of the picture's camera above the horizon, or auto to find it.")
+    ] = "auto",
+    fov: Annotated[float | None, typer.Option(help="Vertical field of view of the picture's camera, degrees.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same mesh.")] = 0,
+    variants: Annotated[int, typer.Option(help="How many meshes to make: OUT.1.glb, OUT.2.glb, ...")] = 1,
+    resolution: Annotated[int, typer.Option(help="Marching-cubes cells along a side.")] = 128,
+    faces: Annotated[int | None, typer.Option(help="Reduce the mesh to about this many triangles.")] = None,
+    quality: Annotated[str, typer.Option(help="draft, standard or fine.")] = "standard",
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A setting of the engine's own; may be repeated.")
+    ] = None,
+    device: Device = DeviceChoice.AUTO,
+    backend: Annotated[
+        bool, typer.Option("--backend", help="Have a running backend do it instead of this process.")
+    ] = False,
+    views_out: Annotated[Path | None, typer.Option(help="Folder for the views that were drawn, as PNG.")] = None,
+    report: Annotated[Path | None, typer.Option(help="JSON file for what was done and how long it took.")] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep and use the results of stages between runs.")
+    ] = True,
+    verbose: Verbose = False,
+) -> None:
+    """Make a coloured mesh from a picture."""
+    from backend.geometry.export import encoder, write_file, write_mesh
+
+    encoder(output)  # raises if there is no such format, before anything takes time
+    settings = check_settings(
+        Settings(
+            seed=seed,
+            variants=variants,
+            elevation_deg=_elevation(elevation),
+            fov_deg=fov,
+            resolution=resolution,
+            target_faces=faces,
+            quality=_literal(quality),
+        )
+    )
+    start = time.perf_counter()
+    run: Callable[[Job, Bar], Iterator[Variant]]
+    if backend:
+        from .remote import Remote
+
+        remote = Remote()
+        info, run = remote.info(pipeline), remote.run
+    else:
+        from .local import Local
+
+        local = Local(device, keep=cache)
+        info, run = local.info(pipeline), local.run
+    settings = msgspec.structs.replace(settings, options=parse_options(option or [], info))
+    job = Job(_picture(picture), pipeline, settings)
+    submit = Submit(request=str(uuid.uuid4()), pipeline=pipeline, settings=settings)
+    check_submit(submit, {"picture": job.picture}, {pipeline: info})
+
+    done: list[dict[str, Any]] = []
+    with Bar() as bar:
+        for index, variant in enumerate(run(job, bar)):
+            path = numbered(output, index, variants)
+            write_mesh(variant.mesh, path)
+            if views_out is not None:
+                _write_views(variant, views_out if variants == 1 else views_out / str(index + 1))
+            done.append(_entry(variant, path))
+            for sentence in variant.report.warnings:
+                warn(sentence)
+            output_console().print(str(path), soft_wrap=True, markup=False)
+    if report is not None:
+        content = {
+            "turnaround": version("turnaround"),
+            "picture": picture.name,
+            "seconds": round(time.perf_counter() - start, 3),
+            "variants": done,
+        }
+        write_file(report, msgspec.json.format(msgspec.json.encode(content)))
+
+
+def numbered(output: Path, index: int, count: int) -> Path:
+    """The file of variant `index` (from 0) of `count`: OUT.glb if it is the only one, else OUT.1.glb, OUT.2.glb, ..."""
+    return output if count == 1 else output.with_name(f"{output.stem}.{index + 1}{output.suffix}")
+
+
+def _elevation(text: str) -> float | None:
+    if text.lower() == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise TurnaroundError(
+            "settings.invalid",
+            f'Elevation is "{text}", which is not possible.',
+            "Elevation can be auto, or degrees from -90 to 90.",
+            field="elevation_deg",
+        ) from None
+
+
+def _literal(quality: str) -> Literal["draft", "standard", "fine"]:
+    return quality  # type: ignore[return-value]  # check_settings looks at it next
+
+
+def parse_options(given: list[str], info: PipelineInfo) -> dict[str, bool | int | float | str]:
+    """NAME=VALUE pairs, each value read as the kind that the pipeline expects; `check_options` has the last word.
+
+    Raises:
+        TurnaroundError: `settings.option`, if one is no pair.
+    """
+    specs = {spec.name: spec for spec in info.options}
+    options: dict[str, bool | int | float | str] = {}
+    for pair in given:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise TurnaroundError(
+                "settings.option", f'"{pair}" is not an option.', "Write it as NAME=VALUE.", field="options"
+            )
+        options[name] = _value(text, specs.get(name))
+    return options
+
+
+def _value(text: str, spec: OptionSpec | None) -> bool | int | float | str:
+    words = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
+    kinds: dict[type, Callable[[str], bool | int | float | str]] = {
+        bool: lambda t: words[t.lower()],
+        int: int,
+        float: float,
+        str: str,
+    }
+    try:
+        return kinds[type(spec.default) if spec else str](text)
+    except (KeyError, ValueError):
+        return text  # of the wrong kind: the check says so, with the option's own words
+
+
+def _picture(path: Path) -> NDArray[np.uint8]:
+    from backend.preparation.picture import PictureWarning, read_picture
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        picture = read_picture(path)
+    for warning in caught:
+        if issubclass(warning.category, PictureWarning):
+            warn(str(warning.message))
+    return picture
+
+
+def _write_views(variant: Variant, folder: Path) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    from backend.geometry.export import write_file
+
+    named = [("cutout.png", variant.cutout)]
+    named += [(f"view_{number:02}.png", view) for number, view in enumerate(variant.views, start=1)]
+    for name, pixels in named:
+        content = BytesIO()
+        Image.fromarray(pixels).save(content, "PNG")
+        write_file(folder / name, content.getvalue())
+
+
+def _entry(variant: Variant, path: Path) -> dict[str, Any]:
+    return {
+        "file": path.name,
+        "vertices": len(variant.mesh.vertices),
+        "faces": len(variant.mesh.faces),
+        "report": variant.report,
+        "views": [{"file": f"view_{n:02}.png", "camera": c} for n, c in enumerate(variant.cameras, start=1)],
+    }
