@@ -30,18 +30,18 @@ def check_size(width: int, height: int) -> None:
     """Whether a picture of this size can be used.
 
     Raises:
-        TurnaroundError: `picture.too_small`, `picture.too_large`.
+        TurnaroundError: `picture.small`, `picture.large`.
     """
     if min(width, height) < SMALLEST_SIDE:
         raise TurnaroundError(
-            "picture.too_small",
+            "picture.small",
             f"The picture is only {width} x {height} pixels.",
             f"Choose one of at least {SMALLEST_SIDE} x {SMALLEST_SIDE}.",
             field="picture",
         )
     if max(width, height) > MAX_PICTURE_SIDE or width * height > MOST_PIXELS:
         raise TurnaroundError(
-            "picture.too_large",
+            "picture.large",
             f"The picture is too large: {width} x {height} pixels.",
             "Make it smaller with Image > Resize; 2048 pixels a side are plenty.",
             field="picture",
@@ -54,7 +54,7 @@ def read(image: bpy.types.Image) -> Pixels:
     Pictures beyond `LARGEST_SENT_SIDE` come back smaller by a whole factor.
 
     Raises:
-        TurnaroundError: `picture.unreadable`, `picture.too_small`, `picture.too_large`, `picture.transparent`.
+        TurnaroundError: `picture.unreadable`, `picture.small`, `picture.large`, `picture.transparent`.
     """
     if image.type in {"RENDER_RESULT", "COMPOSITING"}:
         raise TurnaroundError(

@@ -1,0 +1,236 @@
+"""Jobs as Blender knows them: what was asked, how it is to stand, and how far it is."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from dataclasses import dataclass, replace
+from typing import Any
+
+import bpy
+import msgspec
+from numpy.typing import NDArray
+
+from . import engines
+from .properties import RESOLUTIONS
+from .protocol.errors import TurnaroundError
+from .protocol.messages import Event, Settings
+from .protocol.validation import check_settings
+from .scene import images
+from .scene.cameras import picture_view
+from .scene.preview import IMAGE_NAME
+from .scene.results import Wish
+from .scene.stamps import Stamp, stamp_of, variants_of
+
+SAME_ELEVATION_DEG = 0.05
+"""An elevation that differs by less was not touched by the artist."""
+
+
+@dataclass
+class Job:
+    """One job from its request to its end.
+
+    Attributes:
+        pipeline: the engine's name.
+        settings: what is asked of it.
+        picture: uint8 [H, W, 4]; None where `picture_of` names a job whose picture is meant.
+        picture_of: see there.
+        wish: how the results are to stand.
+        scene: name of the scene that they go to.
+        undo: what the undo history calls each result.
+        request: the client's name for it; "" until it was submitted.
+        id: the backend's name for it; "" until it was accepted.
+        queue_position: how many are before it.
+        event: the newest progress.
+        cancelling: whether Cancel was pressed.
+        keeping: whether Keep This One was pressed.
+        waits_for: why results wait to be placed, for people; "" if they do not.
+        connected: whether the backend can be reached.
+    """
+
+    pipeline: str
+    settings: Settings
+    picture: NDArray[Any] | None
+    wish: Wish
+    scene: str
+    undo: str
+    picture_of: str | None = None
+    request: str = ""
+    id: str = ""
+    queue_position: int = 0
+    event: Event | None = None
+    cancelling: bool = False
+    keeping: bool = False
+    waits_for: str = ""
+    connected: bool = True
+
+    @property
+    def fraction(self) -> float:
+        """How much of it is done, 0..1."""
+        return self.event.fraction if self.event else 0.0
+
+    @property
+    def can_keep(self) -> bool:
+        """Whether *Keep This One* would do something."""
+        return bool(self.event and self.event.can_keep) and not self.cancelling and not self.keeping
+
+    def describe(self) -> str:
+        """The progress bar's text: stage, count and remaining time, or what it waits for."""
+        if self.waits_for:
+            return self.waits_for
+        if self.cancelling:
+            return "Cancelling"
+        if not self.connected:
+            return "Waiting for the Backend"
+        position = self.event.queue_position if self.event else self.queue_position
+        if position:
+            return f"Waiting, {position} before this"
+        if self.event is None:
+            return "Starting"
+        text = self.event.stage
+        if self.event.total:
+            text += f" {self.event.step} of {self.event.total}"
+        remaining = self.event.remaining_seconds
+        if remaining is not None:
+            seconds = max(0, round(remaining))
+            text += f", {seconds} s left" if seconds < 90 else f", {round(seconds / 60)} min left"
+        return text
+
+
+def picture_of(context: bpy.types.Context) -> bpy.types.Image | None:
+    """The picture that Generate would take here: of this Image Editor, else the chosen one, else any open one."""
+
+    def open_in(area: bpy.types.Area | None) -> bpy.types.Image | None:
+        image = area.spaces.active.image if area is not None and area.type == "IMAGE_EDITOR" else None
+        usable = image is not None and image.type not in {"RENDER_RESULT", "COMPOSITING"} and image.name != IMAGE_NAME
+        return image if usable else None
+
+    areas = context.screen.areas if context.screen else ()
+    choices = [open_in(context.area), context.scene.turnaround.picture, *map(open_in, areas)]
+    return next((image for image in choices if image is not None), None)
+
+
+def generation(context: bpy.types.Context) -> Job:
+    """The job that Generate starts.
+
+    Raises:
+        TurnaroundError: no picture, one that cannot be used, no camera, or a setting out of bounds.
+    """
+    scene = context.scene
+    chosen = scene.turnaround
+    picture = picture_of(context)
+    if picture is None:
+        raise TurnaroundError(
+            "picture.missing", "There is no picture to work from.", "Open one under Picture.", field="picture"
+        )
+    pixels = images.read(picture)
+    size = (pixels.shape[1], pixels.shape[0])
+    group = uuid.uuid4().hex
+    match_camera = chosen.placement == "CAMERA"
+    if match_camera:
+        picture_view(scene, size)  # better to say now than after the work that there is no camera
+    wish = Wish(
+        name=picture.name.rsplit(".", 1)[0] or picture.name,
+        picture=picture.name,
+        size=size,
+        group=group,
+        cursor=tuple(scene.cursor.location),
+        height=chosen.height,
+        match_camera=match_camera,
+        stacked=match_camera or chosen.layout == "STACK",
+    )
+    engine = engines.chosen(scene)
+    return Job(
+        pipeline=engine.name if engine else chosen.engine_name,
+        settings=check_settings(_settings(scene, size)),
+        picture=pixels,
+        wish=wish,
+        scene=scene.name,
+        undo="Generate from Image",
+    )
+
+
+def _settings(scene: bpy.types.Scene, size: tuple[int, int]) -> Settings:
+    chosen = scene.turnaround
+    elevation, fov = None, None
+    if chosen.camera == "MANUAL":
+        elevation = math.degrees(chosen.elevation)
+    elif chosen.camera == "SCENE":
+        view = picture_view(scene, size)
+        elevation = view.elevation_deg
+        fov = min(max(view.fov_deg, 1.0), 120.0) if not view.orthographic else None
+    custom = chosen.quality == "CUSTOM"
+    engine = engines.chosen(scene)
+    return Settings(
+        seed=chosen.seed,
+        variants=chosen.variants,
+        elevation_deg=elevation,
+        fov_deg=fov,
+        resolution=chosen.resolution if custom else RESOLUTIONS[chosen.quality],
+        target_faces=(chosen.target_faces or None) if custom else None,
+        quality="standard" if custom else chosen.quality.lower(),
+        options=engines.options_of(scene, engine) if engine else {},
+    )
+
+
+def rebuilding(obj: bpy.types.Object, stamp: Stamp, scene: bpy.types.Scene) -> Job:
+    """The job that gives an object a new mesh; all that its changes leave alone comes from the backend's cache.
+
+    Raises:
+        TurnaroundError: a setting out of bounds.
+    """
+    offered, report = obj.turnaround, stamp.report
+    elevation = math.degrees(offered.elevation)
+    touched = abs(elevation - report.elevation_deg) > SAME_ELEVATION_DEG
+    settings = msgspec.structs.replace(
+        report.settings,
+        seed=report.seed,
+        variants=1,
+        elevation_deg=elevation if touched else report.settings.elevation_deg,
+        resolution=offered.resolution,
+        target_faces=offered.target_faces or None,
+    )
+    wish = replace(_wish_like(obj, stamp), replaces=obj.session_uid)
+    return _from_earlier(stamp, settings, wish, scene, "Rebuild")
+
+
+def regenerating(obj: bpy.types.Object, stamp: Stamp, scene: bpy.types.Scene) -> Job:
+    """The job that imagines the same picture with the next seed, beside the results that there are."""
+    siblings = variants_of(stamp.group)
+    seeds = [other.report.seed for sibling in siblings if (other := stamp_of(sibling))]
+    settings = msgspec.structs.replace(stamp.report.settings, seed=max(seeds) + 1, variants=1)
+    first = siblings[0]
+    stacked = stamp.overlap is not None or scene.turnaround.layout == "STACK"
+    wish = replace(_wish_like(obj, stamp), cursor=tuple(first.matrix_world.translation), stacked=stacked)
+    return _from_earlier(stamp, settings, wish, scene, "Regenerate")
+
+
+def _wish_like(obj: bpy.types.Object, stamp: Stamp) -> Wish:
+    heights = [corner[2] for corner in obj.bound_box]
+    return Wish(
+        name=obj.name.rsplit(".", 1)[0],
+        picture=stamp.picture,
+        size=stamp.size,
+        group=stamp.group,
+        cursor=tuple(obj.matrix_world.translation),
+        height=max(heights) - min(heights) if stamp.scale != 1.0 else 0.0,
+        match_camera=stamp.overlap is not None,
+    )
+
+
+def _from_earlier(stamp: Stamp, settings: Settings, wish: Wish, scene: bpy.types.Scene, undo: str) -> Job:
+    checked = check_settings(settings)
+    return Job(stamp.report.pipeline, checked, None, wish, scene.name, undo, picture_of=stamp.job)
+
+
+def with_its_picture(job: Job) -> Job | None:
+    """The same job with the pixels themselves, for a backend that has forgotten the earlier job; None without them."""
+    picture = bpy.data.images.get(job.wish.picture)
+    if job.picture_of is None or picture is None:
+        return None
+    try:
+        pixels = images.read(picture)
+    except TurnaroundError:
+        return None
+    wish = replace(job.wish, size=(pixels.shape[1], pixels.shape[0]))
+    return replace(job, picture=pixels, picture_of=None, wish=wish, request="", id="", event=None)

@@ -1,0 +1,104 @@
+"""Generate from Image, and what can be done while it runs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import bpy
+
+from .. import jobs, session
+from ..protocol.errors import TurnaroundError
+
+
+class TURNAROUND_OT_generate(bpy.types.Operator):
+    """Make a coloured mesh from the picture"""
+
+    bl_idname = "turnaround.generate"
+    bl_label = "Generate from Image"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether there is a picture and nothing else runs."""
+        if not idle(cls):
+            return False
+        if jobs.picture_of(context) is None:
+            cls.poll_message_set("Choose a picture first")
+            return False
+        return True
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Starts the job; its results arrive by the timer."""
+        return begin(self, lambda: jobs.generation(context))
+
+
+class TURNAROUND_OT_cancel(bpy.types.Operator):
+    """Stop the job and put nothing into the scene"""
+
+    bl_idname = "turnaround.cancel"
+    bl_label = "Cancel"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether a job runs that is not being cancelled."""
+        job = session.current().job
+        return job is not None and not job.cancelling
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Asks the backend to stop."""
+        session.current().cancel()
+        return {"FINISHED"}
+
+
+class TURNAROUND_OT_keep(bpy.types.Operator):
+    """End the drawing now and build the result from what there is"""
+
+    bl_idname = "turnaround.keep"
+    bl_label = "Keep This One"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether there is something to keep."""
+        job = session.current().job
+        return job is not None and job.can_keep
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Asks the backend to finish early."""
+        session.current().keep()
+        return {"FINISHED"}
+
+
+class TURNAROUND_OT_roll_seed(bpy.types.Operator):
+    """Choose another seed by chance"""
+
+    bl_idname = "turnaround.roll_seed"
+    bl_label = "Roll Seed"
+    bl_options = {"REGISTER", "UNDO", "INTERNAL"}  # noqa: RUF012  (Blender reads it from the class)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Sets it."""
+        context.scene.turnaround.seed = random.randrange(10_000)
+        return {"FINISHED"}
+
+
+def idle(operator: type[bpy.types.Operator]) -> bool:
+    """Whether no job runs; else says so in the operator's tooltip."""
+    if session.current().job is not None:
+        operator.poll_message_set("A job is running")
+        return False
+    return True
+
+
+def begin(operator: bpy.types.Operator, make: Callable[[], jobs.Job]) -> set[str]:
+    """Starts the job that `make` returns; what goes wrong is shown in the panel."""
+    current = session.current()
+    try:
+        current.begin(make())
+    except TurnaroundError as error:
+        current.fail(error)
+        operator.report({"WARNING"}, error.sentence)
+        return {"CANCELLED"}
+    return {"FINISHED"}
+
+
+CLASSES = (TURNAROUND_OT_generate, TURNAROUND_OT_cancel, TURNAROUND_OT_keep, TURNAROUND_OT_roll_seed)

@@ -1,0 +1,168 @@
+"""What can be made of the selected result."""
+
+from __future__ import annotations
+
+import bpy
+
+from .. import jobs, session
+from ..protocol.errors import TurnaroundError
+from ..scene import results
+from ..scene.stamps import stamp_of, variants_of
+from .generate import begin, idle
+
+
+class _OnResult:
+    """Base of operators on the active object, which Turnaround must have made."""
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether Turnaround made the active object."""
+        if stamp_of(context.active_object) is None:
+            cls.poll_message_set("Select an object that Turnaround made")
+            return False
+        return True
+
+
+class TURNAROUND_OT_rebuild(_OnResult, bpy.types.Operator):
+    """Build the mesh again with this elevation and resolution; what they leave alone comes from the cache"""
+
+    bl_idname = "turnaround.rebuild"
+    bl_label = "Rebuild"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether there is a result, and no job runs."""
+        return super().poll(context) and idle(cls)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Starts the job."""
+        obj = context.active_object
+        return begin(self, lambda: jobs.rebuilding(obj, stamp_of(obj), context.scene))
+
+
+class TURNAROUND_OT_regenerate(_OnResult, bpy.types.Operator):
+    """Make another result from the same picture with the next seed, beside this one"""
+
+    bl_idname = "turnaround.regenerate"
+    bl_label = "Regenerate"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether there is a result, and no job runs."""
+        return super().poll(context) and idle(cls)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Starts the job."""
+        obj = context.active_object
+        return begin(self, lambda: jobs.regenerating(obj, stamp_of(obj), context.scene))
+
+
+class TURNAROUND_OT_match_camera(_OnResult, bpy.types.Operator):
+    """Place, turn and scale the result so that through the scene's camera it covers the subject in the picture"""
+
+    bl_idname = "turnaround.match_camera"
+    bl_label = "Match Camera"
+    bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012  (Blender reads it from the class)
+
+    at_cursor: bpy.props.BoolProperty(
+        name="At the Cursor's Depth", description="Stand as far away as the 3D cursor; else keep the size"
+    )
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether there is a result and a camera."""
+        if not super().poll(context):
+            return False
+        if context.scene.camera is None:
+            cls.poll_message_set("Add a camera to the scene first")
+            return False
+        if context.mode != "OBJECT":
+            cls.poll_message_set("Switch to Object Mode first")
+            return False
+        return True
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Places it, and says how well it covers."""
+        try:
+            overlap = results.match(context.active_object, context.scene, at_cursor=self.at_cursor)
+        except TurnaroundError as error:
+            session.current().fail(error)
+            self.report({"WARNING"}, error.sentence)
+            return {"CANCELLED"}
+        self.report({"INFO"}, f"Overlap with the subject: {100 * overlap:.0f} %")
+        return {"FINISHED"}
+
+
+class TURNAROUND_OT_step_variant(_OnResult, bpy.types.Operator):
+    """Show the next variant of this result"""
+
+    bl_idname = "turnaround.step_variant"
+    bl_label = "Next Variant"
+    bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012  (Blender reads it from the class)
+
+    step: bpy.props.IntProperty(default=1)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Makes it the active one; where variants are stacked, the others are hidden."""
+        active = context.active_object
+        variants = variants_of(stamp_of(active).group)
+        if len(variants) < 2:
+            return {"CANCELLED"}
+        layer = context.view_layer
+        following = variants[(variants.index(active) + self.step) % len(variants)]
+        if any(not variant.visible_get(view_layer=layer) for variant in variants):
+            for variant in variants:
+                results.show(variant, variant == following, layer)
+        for selected in context.selected_objects:
+            selected.select_set(False)
+        following.select_set(True)
+        layer.objects.active = following
+        return {"FINISHED"}
+
+
+class TURNAROUND_OT_keep_only_this(_OnResult, bpy.types.Operator):
+    """Delete the other variants of this result"""
+
+    bl_idname = "turnaround.keep_only_this"
+    bl_label = "Keep Only This"
+    bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012  (Blender reads it from the class)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Deletes them; undo brings them back."""
+        active = context.active_object
+        others = [variant for variant in variants_of(stamp_of(active).group) if variant != active]
+        for other in others:
+            results.discard(other)
+        return {"FINISHED"} if others else {"CANCELLED"}
+
+
+class TURNAROUND_OT_show_views(bpy.types.Operator):
+    """Show the views that the backend drew in an Image Editor"""
+
+    bl_idname = "turnaround.show_views"
+    bl_label = "Open in Image Editor"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Uses an Image Editor that is open, else a new window."""
+        from ..panels.result import views_of
+
+        image = views_of(context)
+        if image is None:
+            return {"CANCELLED"}
+        area = next((area for area in context.screen.areas if area.type == "IMAGE_EDITOR"), None)
+        if area is None:
+            bpy.ops.wm.window_new()
+            area = context.window_manager.windows[-1].screen.areas[0]
+            area.type = "IMAGE_EDITOR"
+        area.spaces.active.image = image
+        return {"FINISHED"}
+
+
+CLASSES = (
+    TURNAROUND_OT_rebuild,
+    TURNAROUND_OT_regenerate,
+    TURNAROUND_OT_match_camera,
+    TURNAROUND_OT_step_variant,
+    TURNAROUND_OT_keep_only_this,
+    TURNAROUND_OT_show_views,
+)

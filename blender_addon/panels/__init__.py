@@ -1,0 +1,1 @@
+"""What is drawn. Panels read and never change anything."""

@@ -1,0 +1,170 @@
+"""The main panel: a picture, how to read it, and the one tall button; or the job that runs."""
+
+from __future__ import annotations
+
+import math
+
+import bpy
+
+from .. import engines, session
+from ..installation import Installation
+from ..jobs import Job, picture_of
+from ..protocol.errors import TurnaroundError
+from ..scene import images
+from ..scene.stamps import stamp_of
+from . import widgets
+
+
+class Generate:
+    """Drawn in the 3D View's sidebar and in the Image Editor's; see `panels.registration`."""
+
+    bl_label = "Turnaround"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Draws what can be done now."""
+        layout = self.layout
+        current = session.current()
+        if current.problem is not None:
+            widgets.problem(layout, context, current.problem)
+        if current.installation is not None:
+            _draw_installation(layout, context, current.installation)
+            return
+        if current.needs_set_up():
+            _draw_set_up(layout, context)
+            return
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        settings = context.scene.turnaround
+        _draw_picture(layout, context, settings)
+        _draw_camera(layout, context, settings)
+        layout.prop(settings, "engine")
+        engine = engines.chosen(context.scene)
+        if engine is not None:
+            _draw_engine(layout, context, engine)
+        layout.row().prop(settings, "quality", expand=True)
+        if settings.quality == "CUSTOM":
+            column = layout.column(align=True)
+            column.prop(settings, "resolution")
+            column.prop(settings, "target_faces")
+        row = layout.row(align=True)
+        row.prop(settings, "seed")
+        row.operator("turnaround.roll_seed", text="", icon="FILE_REFRESH")
+        layout.prop(settings, "variants")
+        if current.job is not None:
+            draw_job(layout, context, current.job)
+        else:
+            button = layout.row()
+            button.scale_y = 1.6
+            button.operator("turnaround.generate", icon="MESH_MONKEY")
+
+
+def _draw_set_up(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    widgets.wrapped(layout, context, "Meshes are made by a backend, which is not on this computer yet.")
+    button = layout.row()
+    button.scale_y = 1.6
+    button.operator("turnaround.set_up_backend", icon="IMPORT")
+
+
+def _draw_installation(layout: bpy.types.UILayout, context: bpy.types.Context, installation: Installation) -> None:
+    layout.label(text=f"{installation.text}...", icon="TIME")
+    if installation.detail:
+        widgets.wrapped(layout, context, installation.detail)
+    layout.operator("turnaround.cancel_set_up", icon="X")
+
+
+def _draw_picture(layout: bpy.types.UILayout, context: bpy.types.Context, settings: bpy.types.PropertyGroup) -> None:
+    picture = picture_of(context)
+    column = layout.column()
+    column.use_property_split = False
+    if context.area and context.area.type == "IMAGE_EDITOR" and picture is not None:
+        column.label(text=picture.name, icon="IMAGE_DATA")
+    else:
+        column.template_ID(settings, "picture", open="image.open")
+        if picture is not None and settings.picture is None:
+            column.label(text=f"Or the open one: {picture.name}")
+    if picture is None:
+        return
+    preview = picture.preview
+    if preview is not None and preview.icon_id:
+        column.template_icon(icon_value=preview.icon_id, scale=5.0)
+    problem = size_problem(picture)
+    if problem is not None:
+        widgets.wrapped(column, context, problem.sentence, icon="ERROR")
+    stamp = stamp_of(context.active_object)
+    if stamp is not None and stamp.picture == picture.name:
+        for warning in stamp.report.warnings:
+            widgets.wrapped(column, context, warning, icon="ERROR")
+
+
+def size_problem(picture: bpy.types.Image) -> TurnaroundError | None:
+    """What is wrong with a picture's size, for pictures that are loaded; drawing must not load a file."""
+    try:
+        if picture.has_data:
+            images.check_size(*picture.size)
+    except TurnaroundError as error:
+        return error
+    return None
+
+
+def _draw_camera(layout: bpy.types.UILayout, context: bpy.types.Context, settings: bpy.types.PropertyGroup) -> None:
+    layout.row().prop(settings, "camera", expand=True)
+    if settings.camera == "SCENE":
+        if context.scene.camera is None:
+            layout.operator("object.camera_add", text="Add Camera", icon="ADD")
+        return
+    row = layout.row()
+    row.enabled = settings.camera == "MANUAL"
+    if settings.camera == "MANUAL":
+        row.prop(settings, "elevation")
+        return
+    stamp = stamp_of(context.active_object)
+    if stamp is not None and stamp.report.elevation_source == "estimated":
+        found = f"{stamp.report.elevation_deg:.0f}° ± {max(1.0, math.ceil(stamp.report.elevation_spread_deg)):.0f}"
+        split = layout.split(factor=0.4)
+        split.column().label(text="")
+        split.column().label(text=f"Found {found}")
+
+
+def _draw_engine(layout: bpy.types.UILayout, context: bpy.types.Context, engine: engines.PipelineInfo) -> None:
+    if not engine.ready:
+        widgets.wrapped(layout, context, engine.hint or "Its weights are missing.", icon="ERROR")
+    group = getattr(context.scene, engines.attribute(engine.name), None)
+    if group is not None:
+        column = layout.column(align=True)
+        for option in engine.options:
+            column.prop(group, option.name)
+
+
+def draw_job(layout: bpy.types.UILayout, context: bpy.types.Context, job: Job) -> None:
+    """The progress bar in the button's place, with what can be done about the job."""
+    bar = layout.row()
+    bar.scale_y = 1.4
+    bar.progress(factor=job.fraction, text=job.describe(), type="BAR")
+    row = layout.row(align=True)
+    row.operator("turnaround.cancel", icon="X")
+    if job.can_keep:
+        row.operator("turnaround.keep", icon="CHECKMARK")
+
+
+class Options:
+    """Where and how large results stand."""
+
+    bl_label = "Placement"
+    bl_options = {"DEFAULT_CLOSED"}  # noqa: RUF012  (Blender reads it from the class)
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only where there is something to place."""
+        return not session.current().needs_set_up()
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Draws the placement of the next results."""
+        layout = self.layout
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        settings = context.scene.turnaround
+        layout.row().prop(settings, "placement", expand=True)
+        layout.prop(settings, "height")
+        row = layout.row()
+        row.active = settings.placement == "CURSOR"
+        row.prop(settings, "layout", expand=True)

@@ -1,0 +1,57 @@
+"""Small things that several panels draw."""
+
+from __future__ import annotations
+
+import textwrap
+
+import bpy
+
+from .. import problems
+from ..protocol.errors import TurnaroundError
+
+CHARACTER_WIDTH = 6.4
+"""About the width of a character in Blender's interface font, in pixels at scale 1."""
+
+
+def wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, *, icon: str = "NONE") -> None:
+    """Text in as many labels as the region's width needs; Blender's labels do not wrap."""
+    region = context.region
+    scale = context.preferences.system.ui_scale
+    width = (region.width if region else 300) / scale - (70 if icon != "NONE" else 50)
+    column = layout.column(align=True)
+    column.scale_y = 0.8
+    for number, line in enumerate(textwrap.wrap(text, max(16, int(width / CHARACTER_WIDTH)))):
+        row = column.row(align=True)
+        if icon != "NONE":
+            row.label(text=line, icon=icon if number == 0 else "BLANK1")
+        else:
+            row.label(text=line)
+
+
+def problem(layout: bpy.types.UILayout, context: bpy.types.Context, error: TurnaroundError) -> None:
+    """A failure: its sentence, what to do, the button that does it if there is one, and its details to copy."""
+    box = layout.box()
+    row = box.row()
+    sentence = row.column()
+    sentence.alert = True
+    wrapped(sentence, context, error.sentence, icon="ERROR")
+    row.operator("turnaround.dismiss_problem", text="", icon="X", emboss=False)
+    if error.hint:
+        wrapped(box, context, error.hint)
+    buttons = box.row()
+    remedy = problems.remedy(error.code)
+    if remedy is not None:
+        buttons.operator(remedy.operator, text=remedy.label)
+    buttons.operator("turnaround.copy_details")
+
+
+def duration(seconds: float) -> str:
+    """A remaining time as people say it."""
+    seconds = max(0, round(seconds))
+    return f"{seconds} s" if seconds < 90 else f"{round(seconds / 60)} min"
+
+
+def gigabytes(number: int) -> str:
+    """Bytes as GB with one decimal below ten."""
+    value = number / 1e9
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"

@@ -1,0 +1,90 @@
+"""Where the backend is: on this machine, found or chosen, or on another one by its connection string."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bpy
+from bpy.props import BoolProperty, EnumProperty, StringProperty
+
+from . import process
+
+
+def _changed(settings: bpy.types.AddonPreferences, context: bpy.types.Context) -> None:
+    from . import session
+
+    session.current().reset()
+
+
+class TURNAROUND_AP_preferences(bpy.types.AddonPreferences):
+    """Preferences of the add-on."""
+
+    bl_idname = __package__
+
+    place: EnumProperty(
+        name="Backend",
+        description="Where the meshes are made",
+        items=[
+            ("LOCAL", "This Computer", "Started by Blender when it is needed"),
+            ("REMOTE", "Another Computer", "Reached by the connection string that it shows"),
+        ],
+        update=_changed,
+    )
+    python: StringProperty(
+        name="Python",
+        description="The Python, or the environment's folder, in which the backend is installed; empty to look for it",
+        subtype="FILE_PATH",
+        update=_changed,
+    )
+    stays: BoolProperty(
+        name="Keep Running",
+        description="Leave the backend running when Blender closes, so that jobs go on and the next start is quick",
+    )
+    connection_string: StringProperty(
+        name="Connection",
+        description="The line that the other computer's backend shows; it holds a secret, like a password",
+        subtype="PASSWORD",
+        maxlen=1024,
+        update=_changed,
+    )
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Draws them, with the backend's state and the buttons for it."""
+        from .panels import backend
+
+        layout = self.layout
+        layout.use_property_split = True
+        layout.prop(self, "place", expand=True)
+        if self.place == "LOCAL":
+            layout.prop(
+                self, "python", placeholder=" ".join(find_command(self)[:1]) if find_command(self) else "Not Found"
+            )
+            layout.prop(self, "stays")
+        else:
+            layout.prop(self, "connection_string")
+        backend.draw_state(layout, context)
+
+
+def preferences() -> TURNAROUND_AP_preferences:
+    """The artist's preferences."""
+    return bpy.context.preferences.addons[__package__].preferences
+
+
+def own_folder(*, create: bool = False) -> Path:
+    """Where the add-on may keep files of its own."""
+    return Path(bpy.utils.extension_path_user(__package__, create=create))
+
+
+def find_command(settings: TURNAROUND_AP_preferences) -> list[str] | None:
+    """The command that runs this machine's backend, or None."""
+    return process.find_command(bpy.path.abspath(settings.python), own_folder() / "environment")
+
+
+def register() -> None:
+    """Registers the preferences."""
+    bpy.utils.register_class(TURNAROUND_AP_preferences)
+
+
+def unregister() -> None:
+    """Takes them away."""
+    bpy.utils.unregister_class(TURNAROUND_AP_preferences)

@@ -1,0 +1,32 @@
+"""Failures that a button can fix."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Remedy(NamedTuple):
+    """A button for a failure."""
+
+    operator: str
+    label: str
+
+
+_REMEDIES = {
+    "backend.missing": Remedy("turnaround.set_up_backend", "Set Up Backend"),
+    "backend.none": Remedy("turnaround.start_backend", "Start Backend"),
+    "backend.ended": Remedy("turnaround.start_backend", "Start Backend"),
+    "backend.lost": Remedy("turnaround.start_backend", "Start Backend"),
+    "backend.start": Remedy("turnaround.open_preferences", "Open Preferences"),
+    "backend.silent": Remedy("turnaround.start_backend", "Try Again"),
+    "setup.failed": Remedy("turnaround.set_up_backend", "Set Up Backend"),
+    "connection": Remedy("turnaround.open_preferences", "Open Preferences"),
+    "keys": Remedy("turnaround.open_preferences", "Open Preferences"),
+    "online": Remedy("turnaround.open_system_preferences", "Allow Online Access"),
+    "camera.none": Remedy("object.camera_add", "Add Camera"),
+}
+
+
+def remedy(code: str) -> Remedy | None:
+    """The button for a code, or for its first word."""
+    return _REMEDIES.get(code) or _REMEDIES.get(code.split(".")[0])

@@ -1,0 +1,138 @@
+"""What an artist sets: for the next job on the scene, for the next rebuild on each result."""
+
+from __future__ import annotations
+
+import math
+
+import bpy
+from bpy.props import EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
+from bpy.types import PropertyGroup
+
+from . import engines
+
+RESOLUTIONS = {"DRAFT": 64, "STANDARD": 128, "FINE": 192}
+"""Marching-cubes cells that each quality asks for."""
+
+
+class TURNAROUND_PG_settings(PropertyGroup):
+    """Settings of the next job, kept with the scene."""
+
+    picture: PointerProperty(
+        name="Picture",
+        description="The picture to work from; it may be unsaved, packed or painted",
+        type=bpy.types.Image,
+    )
+    camera: EnumProperty(
+        name="Camera",
+        description="Where the picture was taken from",
+        items=[
+            ("AUTO", "Automatic", "Find the elevation from the picture"),
+            ("SCENE", "Scene Camera", "Take elevation and field of view from the scene's camera"),
+            ("MANUAL", "Manual", "Set the elevation by hand"),
+        ],
+    )
+    elevation: FloatProperty(
+        name="Elevation",
+        description="How far above the horizon the picture's camera stood",
+        subtype="ANGLE",
+        min=math.radians(-90.0),
+        max=math.radians(90.0),
+        default=math.radians(15.0),
+        precision=1,
+    )
+    engine_name: StringProperty(default="one2345", options={"HIDDEN"})
+    engine: EnumProperty(
+        name="Engine",
+        description="What makes the mesh",
+        items=engines.items,
+        get=engines.chosen_number,
+        set=engines.choose_number,
+    )
+    quality: EnumProperty(
+        name="Quality",
+        description="How much work goes into the result",
+        items=[
+            ("DRAFT", "Draft", f"Fewer views and steps, {RESOLUTIONS['DRAFT']} cells: to see whether a picture works"),
+            ("STANDARD", "Standard", f"All views, {RESOLUTIONS['STANDARD']} cells"),
+            ("FINE", "Fine", f"All views, more steps, {RESOLUTIONS['FINE']} cells"),
+            ("CUSTOM", "Custom", "Set resolution and faces by hand"),
+        ],
+        default="STANDARD",
+    )
+    resolution: IntProperty(
+        name="Resolution", description="Cells along the longest side of the object", min=16, max=512, default=128
+    )
+    target_faces: IntProperty(
+        name="Faces",
+        description="Reduce the mesh to about this many triangles; 0 keeps them all",
+        min=0,
+        max=4_000_000,
+        step=1000,
+    )
+    seed: IntProperty(
+        name="Seed", description="Another seed imagines the unseen sides differently", min=0, max=2**31 - 17
+    )
+    variants: IntProperty(
+        name="Variants", description="How many results to make, each with the next seed", min=1, max=16, default=1
+    )
+    placement: EnumProperty(
+        name="Place",
+        description="Where the result stands",
+        items=[
+            ("CURSOR", "At Cursor", "Upright at the 3D cursor, its front to -Y"),
+            ("CAMERA", "Match Camera", "Where it covers the subject in the picture, seen through the scene's camera"),
+        ],
+    )
+    height: FloatProperty(
+        name="Height", description="How tall the result is; 0 keeps it as it comes", subtype="DISTANCE", min=0.0
+    )
+    layout: EnumProperty(
+        name="Variants",
+        description="How variants stand",
+        items=[
+            ("SIDE", "Side by Side", "Next to each other along X"),
+            ("STACK", "Stacked", "In one place, one of them visible"),
+        ],
+    )
+
+
+class TURNAROUND_PG_result(PropertyGroup):
+    """What the next rebuild of an object changes."""
+
+    elevation: FloatProperty(
+        name="Elevation",
+        description="How far above the horizon the picture's camera stood",
+        subtype="ANGLE",
+        min=math.radians(-90.0),
+        max=math.radians(90.0),
+        precision=1,
+    )
+    resolution: IntProperty(
+        name="Resolution", description="Cells along the longest side of the object", min=16, max=512, default=128
+    )
+    target_faces: IntProperty(
+        name="Faces",
+        description="Reduce the mesh to about this many triangles; 0 keeps them all",
+        min=0,
+        max=4_000_000,
+        step=1000,
+    )
+
+
+CLASSES = (TURNAROUND_PG_settings, TURNAROUND_PG_result)
+
+
+def register() -> None:
+    """Adds the settings to scenes and objects."""
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+    bpy.types.Scene.turnaround = PointerProperty(type=TURNAROUND_PG_settings)
+    bpy.types.Object.turnaround = PointerProperty(type=TURNAROUND_PG_result)
+
+
+def unregister() -> None:
+    """Takes them away; what is saved in files stays."""
+    del bpy.types.Object.turnaround
+    del bpy.types.Scene.turnaround
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

@@ -1,0 +1,80 @@
+"""What stands in the viewport while a job runs: one coarse object and one image, both gone at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import bpy
+import numpy as np
+from mathutils import Vector
+from numpy.typing import NDArray
+
+from . import images, materials, meshes, placement
+from .results import Wish
+
+TAG = "turnaround_preview"
+OBJECT_NAME = "Turnaround Preview"
+IMAGE_NAME = "Turnaround Views"
+MOST_VERTICES = 60_000
+"""A larger preview is left out, so that showing it never holds Blender for more than a frame."""
+MOST_VIEW_PIXELS = 1 << 18
+
+
+def show(arrays: Mapping[str, NDArray[Any]], scene: bpy.types.Scene, wish: Wish) -> None:
+    """Shows what a progress event brought: a coarse mesh where the result will stand, and the views drawn so far.
+
+    Raises:
+        TurnaroundError: `result.invalid`.
+    """
+    vertices = arrays.get("vertices")
+    if vertices is not None and wish.replaces is None and 0 < len(vertices) <= MOST_VERTICES:
+        faces = arrays.get("faces", np.empty((0, 3), dtype=np.int32))
+        _show_mesh(vertices, faces, arrays.get("colors"), scene, wish)
+    views = arrays.get("views")
+    if views is not None and len(views):
+        side = max(16, int(np.sqrt(MOST_VIEW_PIXELS / (len(views) + 1))))
+        step = max(1, -(-views.shape[1] // side))
+        cutout = arrays.get("cutout")
+        sheet = images.contact_sheet(views[:, ::step, ::step], cutout)
+        images.write(IMAGE_NAME, sheet, bpy.data.images.get(IMAGE_NAME))
+
+
+def _show_mesh(
+    vertices: NDArray[np.float32],
+    faces: NDArray[np.int32],
+    colors: NDArray[np.uint8] | None,
+    scene: bpy.types.Scene,
+    wish: Wish,
+) -> None:
+    meshes.check(vertices, faces, colors)
+    mesh = meshes.build(OBJECT_NAME, meshes.base_of(vertices, wish.height).local(vertices), faces, colors)
+    mesh.materials.append(materials.shared_material())
+    obj = next((obj for obj in scene.objects if TAG in obj), None)
+    if obj is None:
+        obj = bpy.data.objects.new(OBJECT_NAME, mesh)
+        obj[TAG] = True
+        obj.hide_select = True
+        obj.hide_render = True
+        scene.collection.objects.link(obj)
+        obj.matrix_world = placement.at_cursor(Vector(wish.cursor))
+    else:
+        old, obj.data = obj.data, mesh
+        bpy.data.meshes.remove(old)
+
+
+def views_image() -> bpy.types.Image | None:
+    """The image of the views drawn so far, while a job runs."""
+    return bpy.data.images.get(IMAGE_NAME)
+
+
+def clear() -> None:
+    """Removes every preview; also one that undo or an opened file brought back."""
+    for obj in [obj for obj in bpy.data.objects if TAG in obj]:
+        mesh = obj.data
+        bpy.data.objects.remove(obj)
+        if mesh is not None and mesh.users == 0:
+            bpy.data.meshes.remove(mesh)
+    image = views_image()
+    if image is not None:
+        bpy.data.images.remove(image)
