@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
 from backend.geometry.mesh import Mesh
+from backend.geometry.render import Light, prepare, render
 from backend.preparation.framing import framed_camera
 from backend.preparation.picture import read_picture
 from backend.training.data.meshes import load_mesh
-from backend.geometry.render import Light, prepare, render
 
 Picture = NDArray[np.uint8]
 
