@@ -59,8 +59,8 @@ demo: $(INSTALLED)  ## picture to mesh on a shipped example: out/demo.glb and ou
 addon: $(INSTALLED) .venv-bpy-5.0.1/ready  ## the add-on's installable zip for this machine, in dist/
 	$(BIN)/python build_addon.py --platform $(PLATFORM)
 
-train: $(INSTALLED)  ## train a network on a folder of meshes: make train NAME=... MESHES=... MINUTES=...
-	$(BIN)/turnaround train $(NAME) --meshes $(MESHES) --minutes $(or $(MINUTES),60)
+train: $(INSTALLED)  ## train a network on a folder of meshes: make train NAME=sparseneus MESHES=... MINUTES=60
+	$(BIN)/turnaround train $(or $(NAME),sparseneus) --meshes $(MESHES) --minutes $(or $(MINUTES),60)
 
 evaluate: $(INSTALLED)  ## measure the shipped pipeline on the val meshes of a folder: make evaluate MESHES=...
 	$(BIN)/turnaround evaluate --meshes $(MESHES)
