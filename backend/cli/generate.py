@@ -65,8 +65,16 @@ def generate(
     ] = None,
     device: Device = DeviceChoice.AUTO,
     backend: Annotated[
-        bool, typer.Option("--backend", help="Have a running backend do it instead of this process.")
+        bool, typer.Option("--backend", help="Have this machine's running backend do it, on its own device.")
     ] = False,
+    connect: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STRING",
+            envvar="TURNAROUND_CONNECTION",
+            help="Have the backend do it that this connection string leads to.",
+        ),
+    ] = None,
     views_out: Annotated[Path | None, typer.Option(help="Folder for the views that were drawn, as PNG.")] = None,
     report: Annotated[Path | None, typer.Option(help="JSON file for what was done and how long it took.")] = None,
     cache: Annotated[
@@ -91,10 +99,10 @@ def generate(
     )
     start = time.perf_counter()
     run: Callable[[Job, Bar], Iterator[Variant]]
-    if backend:
+    if backend or connect:
         from .remote import Remote
 
-        remote = Remote()
+        remote = Remote(connect)
         info, run = remote.info(pipeline), remote.run
     else:
         from .local import Local

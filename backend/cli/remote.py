@@ -1,0 +1,104 @@
+"""Runs a job in a backend that is already there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.geometry.mesh import Mesh
+from backend.pipelines.stage import CancelledError
+from protocol import connection
+from protocol.client import Client
+from protocol.connection import Address
+from protocol.errors import TurnaroundError
+from protocol.framing import Received
+from protocol.messages import Cancelled, Event, PipelineInfo, Result
+
+from .console import Bar, cancel_on_interrupt
+from .generate import Job, Variant
+
+
+class Remote:
+    """The pipelines of a running backend.
+
+    Args:
+        string: a connection string, or None for the backend of this machine.
+
+    Raises:
+        TurnaroundError: `connection.string`.
+    """
+
+    def __init__(self, string: str | None) -> None:
+        address = connection.local_address if string is None else connection.parse(string)
+        self._client = _Cancellable(address, name="turnaround generate")
+
+    def info(self, name: str) -> PipelineInfo:
+        """How the pipeline presents itself.
+
+        Raises:
+            TurnaroundError: `pipeline.unknown`, or why there is no connection.
+        """
+        offered = {info.name: info for info in self._client.connect().pipelines}
+        if name not in offered:
+            raise TurnaroundError(
+                "pipeline.unknown",
+                f'The backend has no engine called "{name}".',
+                f"Choose one of: {', '.join(sorted(offered)) or 'it has none'}.",
+                field="pipeline",
+            )
+        return offered[name]
+
+    def run(self, job: Job, bar: Bar) -> Iterator[Variant]:
+        """Yields the job's variants.
+
+        Raises:
+            TurnaroundError: the job failed or the backend was lost.
+            CancelledError: Ctrl-C was pressed.
+        """
+        client = self._client
+        several = job.settings.variants > 1
+        with client, cancel_on_interrupt(client.interrupted):
+            request = client.request = client.submit(job.pipeline, job.settings, job.picture)
+            for received in client.follow(request):
+                message = received.message
+                if isinstance(message, Event):
+                    label = f"Variant {message.variant + 1}: " if several else ""
+                    if message.queue_position:
+                        label = f"Number {message.queue_position} in the queue: "
+                    bar.update(message.stage, message.step, message.total, message.fraction, label)
+                elif isinstance(message, Result):
+                    yield _variant(message, received)
+                elif isinstance(message, Cancelled):
+                    raise CancelledError
+
+
+class _Cancellable(Client):
+    """A client that cancels its job when `interrupted` is set, which a signal's handler must not do itself."""
+
+    def __init__(self, address: Address | Callable[[], Address], *, name: str) -> None:
+        super().__init__(address, name=name)
+        self.interrupted = threading.Event()
+        self.request: str | None = None
+
+    def wait(self, timeout: float) -> list[Received]:
+        """As `Client.wait`, which `follow` calls again and again."""
+        if self.interrupted.is_set() and self.request is not None:
+            self.cancel(self.request)
+            self.request = None
+        return super().wait(timeout)
+
+
+def _variant(message: Result, received: Received) -> Variant:
+    arrays = received.arrays
+
+    def array(name: str, shape: tuple[int, ...], dtype: type) -> NDArray:
+        return np.asarray(arrays.get(name, np.zeros(shape, dtype)))
+
+    mesh = Mesh(
+        array("vertices", (0, 3), np.float32), array("faces", (0, 3), np.int32), array("colors", (0, 4), np.uint8)
+    )
+    views = array("views", (0, 1, 1, 4), np.uint8)
+    return Variant(mesh, views, array("cutout", (1, 1, 4), np.uint8), message.view_cameras, message.report)
