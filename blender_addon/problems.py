@@ -12,7 +12,7 @@ class Remedy(NamedTuple):
     label: str
 
 
-_REMEDIES = {
+REMEDIES = {
     "backend.missing": Remedy("turnaround.set_up_backend", "Set Up Backend"),
     "backend.none": Remedy("turnaround.start_backend", "Start Backend"),
     "backend.ended": Remedy("turnaround.start_backend", "Start Backend"),
@@ -29,4 +29,4 @@ _REMEDIES = {
 
 def remedy(code: str) -> Remedy | None:
     """The button for a code, or for its first word."""
-    return _REMEDIES.get(code) or _REMEDIES.get(code.split(".")[0])
+    return REMEDIES.get(code) or REMEDIES.get(code.split(".")[0])
