@@ -32,7 +32,9 @@ from backend.geometry import batched
 from backend.geometry import cameras as geometry
 from backend.geometry.cameras import Camera
 from backend.pipelines.stage import CancelledError, Progress
-from backend.training.xunet import XUNetStep, output_weight
+from backend.training.batches import EpisodeTensors
+from backend.training.data.episodes import Dataset
+from backend.training.xunet import XUNetObjective, XUNetStep, output_weight
 from backend.weights.store import save_weights
 from protocol.errors import TurnaroundError
 
@@ -380,3 +382,37 @@ def test_what_is_learnt_is_what_is_drawn(tmp_path: Path) -> None:
         error = (encode_images(torch.from_numpy(views.images[0]), 4) - wanted).square().mean()
         other = (encode_images(images[1 - sample, 1], 4) - wanted).square().mean()
         assert error < 0.15 * other
+
+
+def test_objective_trains_and_scores_on_episodes() -> None:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (3, 1, 1, 16, 16, 4), dtype=np.uint8)
+    pictures[..., 3] = 255 * (rng.random((3, 1, 1, 16, 16)) > 0.5)
+    dataset = Dataset(
+        names=("a", "b", "c"),
+        images=pictures.repeat(3, axis=2),  # every view shows what the input does
+        depths=np.ones((3, 1, 3, 16, 16), np.float16),
+        cameras=np.tile(np.array([[20, 0, 1.6, 40], [10, 90, 1.6, 40], [0, 180, 1.6, 40]], np.float32), (3, 1, 1, 1)),
+        placements=np.tile(np.array([0, 1, 0, 0, 0], np.float32), (3, 1, 1)),
+        sdf=np.ones((3, 8, 8, 8), np.int8),
+        surface=np.zeros((3, 4, 3), np.float16),
+    )
+    seen = []
+
+    def maps(batch) -> torch.Tensor:
+        seen.append(batch.cameras)
+        return torch.rand(*batch.images.shape[:4], 7)
+
+    objective, data = XUNetObjective(filled(MINIATURE), maps), EpisodeTensors(dataset)
+    parts = objective(*objective.draw(data, 5, torch.Generator().manual_seed(0)))
+    objective.total(parts).backward()
+    assert all(parameter.grad is not None for parameter in objective.parameters())
+    assert seen[0].shape == (5, 2, 4)
+    assert (seen[0][:, 0, 1] == 0).all()
+    assert (seen[0][:, 1, 1].abs() >= 90).all()
+
+    scores = objective.score(data, steps=2)
+    assert scores["input_iou"] == 1
+    assert scores["input_psnr"] == pytest.approx(100)
+    assert 0 < scores["psnr"] < 20
+    assert 0 <= scores["iou"] < 1
