@@ -86,6 +86,8 @@ def srgb_from_linear(linear: NDArray) -> NDArray:
 def prepare(mesh: Mesh, crease_deg: float = 40.0) -> Scene:
     """Corner normals (smooth below the crease angle) and linear colours of a mesh."""
     corners = mesh.vertices[mesh.faces].astype(np.float32)
+    if not len(corners):
+        return Scene(corners, corners, corners)
     face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     area = np.linalg.norm(face_normals, axis=1, keepdims=True)
     keep = area[:, 0] > 1e-12
@@ -165,9 +167,7 @@ def _rasterise(pixels, depths, normals, albedo, size):  # noqa: ANN001, ANN202
     return inverse_depth, normal, color
 
 
-def render(
-    scene: Scene, camera: Camera, size: int, light: Light | None = None, *, supersampling: int = 2
-) -> Rendering:
+def render(scene: Scene, camera: Camera, size: int, light: Light | None = None, *, supersampling: int = 2) -> Rendering:
     """Draws a scene.
 
     Args:

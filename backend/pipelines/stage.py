@@ -23,7 +23,6 @@ from safetensors.numpy import load_file, save_file
 from backend.geometry.mesh import Mesh
 
 
-
 class CancelledError(Exception):
     """The job was cancelled; raised from `Progress.step` and caught by whoever runs the job."""
 
@@ -147,9 +146,7 @@ class StageCache:
         disk_bytes: bound of the folder.
     """
 
-    def __init__(
-        self, memory_bytes: int = 512 << 20, folder: Path | None = None, disk_bytes: int = 4 << 30
-    ) -> None:
+    def __init__(self, memory_bytes: int = 512 << 20, folder: Path | None = None, disk_bytes: int = 4 << 30) -> None:
         self._memory: OrderedDict[str, dict[str, NDArray[Any]]] = OrderedDict()
         self._memory_bytes, self._disk_bytes, self._folder = memory_bytes, disk_bytes, folder
         self._held = 0

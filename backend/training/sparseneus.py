@@ -17,7 +17,7 @@ from backend.reconstructors.sparseneus.network import Conditional, SparseNeuS
 from backend.training.batches import Batch, EpisodeTensors, uniform_points
 from backend.training.data.meshes import TRUNCATION
 
-VIEW_COUNTS = (1, 1, 1, 1, 3, 5, 8)
+VIEW_COUNTS = (1, 1, 1, 1, 1, 3, 6)
 """Views of a step, drawn evenly: mostly the input alone, since that is the hardest and the first thing shown."""
 
 
@@ -79,7 +79,7 @@ class SparseNeuSObjective(nn.Module):
     def color_loss(self, batch: Batch, conditional: Conditional) -> Tensor:
         """L1 between the blended colours of points seen by the target view and what it sees there."""
         target, camera, depth = batch.images[:, -1], batch.cameras[:, -1], batch.depths[:, -1]
-        b, size = target.shape[0], target.shape[1]
+        size = target.shape[1]
         opaque = (target[..., 3] > 250).flatten(1) & (depth.flatten(1) > 0)
         pixels = torch.multinomial(opaque.float() + 1e-6, self.color_points, replacement=True)
         picked = opaque.gather(1, pixels)

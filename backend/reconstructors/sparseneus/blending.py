@@ -17,14 +17,10 @@ class BlendingNetwork(nn.Module):
         geometry, features = config.regularizer_channels[0], config.fused_channels + 3
         self.s = nn.Parameter(torch.tensor(0.2))
         self.ray_dir_fc = nn.Sequential(nn.Linear(4, 16), nn.ELU(), nn.Linear(16, features), nn.ELU())
-        self.base_fc = nn.Sequential(
-            nn.Linear(geometry + 3 * features, 64), nn.ELU(), nn.Linear(64, 32), nn.ELU()
-        )
+        self.base_fc = nn.Sequential(nn.Linear(geometry + 3 * features, 64), nn.ELU(), nn.Linear(64, 32), nn.ELU())
         self.vis_fc = nn.Sequential(nn.Linear(32, 32), nn.ELU(), nn.Linear(32, 33), nn.ELU())
         self.vis_fc2 = nn.Sequential(nn.Linear(32, 32), nn.ELU(), nn.Linear(32, 1), nn.Sigmoid())
-        self.rgb_fc = nn.Sequential(
-            nn.Linear(37, 16), nn.ELU(), nn.Linear(16, 8), nn.ELU(), nn.Linear(8, 1)
-        )
+        self.rgb_fc = nn.Sequential(nn.Linear(37, 16), nn.ELU(), nn.Linear(16, 8), nn.ELU(), nn.Linear(8, 1))
 
     def forward(self, geometry: Tensor, colors: Tensor, features: Tensor, rays: Tensor, mask: Tensor) -> Tensor:
         """Blended colours [..., 3] in 0..1.

@@ -65,6 +65,7 @@ TINY = SparseNeuSConfig(
     image_channels=4,
     feature_channels=(24, 48, 96, 192),
     pyramid_channels=48,
+    compress_channels=8,
     norm="group",
     volume_resolution=32,
     min_views=1,

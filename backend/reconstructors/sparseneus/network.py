@@ -90,9 +90,7 @@ class SparseNeuS(nn.Module):
             reference = deepest.unflatten(0, (b, v))[:, 0]
             code = sdf.global_code(torch.cat([reference.mean((2, 3)), reference.amax((2, 3))], dim=1))
         volume = sdf.sparse_costreg_net(volume, mask, code)
-        return Conditional(
-            volume, mask, rgb_on_white(images), fused.unflatten(0, (b, v)), image_from_unit, centers
-        )
+        return Conditional(volume, mask, rgb_on_white(images), fused.unflatten(0, (b, v)), image_from_unit, centers)
 
     def sdf(self, points: Tensor, conditional: Conditional) -> tuple[Tensor, Tensor]:
         """Signed distance [B, P] (positive outside) and volume features [B, P, C] at points [B, P, 3]."""

@@ -24,9 +24,7 @@ def lookup(volume: Tensor, points: Tensor) -> Tensor:
     """
     resolution = volume.shape[-1]
     grid = points.flip(-1)[:, :, None, None, :]  # grid_sample takes the last axis first
-    features = F.grid_sample(
-        volume.float(), grid.float(), mode="bilinear", padding_mode="border", align_corners=True
-    )
+    features = F.grid_sample(volume.float(), grid.float(), mode="bilinear", padding_mode="border", align_corners=True)
     index = (points + 1) / 2 * (resolution - 1)
     valid = ((index > 0) & (index < resolution)).all(-1)
     return features[..., 0, 0].transpose(1, 2) * valid[..., None]

@@ -137,7 +137,8 @@ class SparseBlock(nn.Module):
             x = F.conv_transpose3d(x, weight, stride=2, padding=1)
         else:
             x = F.conv3d(x, weight, stride=self.stride, padding=1)
-        return F.relu(self.net[1](x * mask, mask)) * mask
+        mask = mask.to(x.dtype)  # else the product is float32 and every layer casts it back
+        return F.relu(self.net[1](x * mask, mask).to(x.dtype)) * mask
 
 
 class SparseCostRegNet(nn.Module):
@@ -168,6 +169,8 @@ class SparseCostRegNet(nn.Module):
             code: [B, C3], added at the bottom.
         """
         r = volume.shape[-1]
+        if torch.is_autocast_enabled(volume.device.type):  # here once, and not again at every convolution
+            volume = volume.to(torch.get_autocast_dtype(volume.device.type))
         # strided sparse convolutions have no upper bound on their sites: one more point at the high end
         volume, fine = F.pad(volume, (0, 1) * 3), F.pad(mask, (0, 1) * 3)
         half = F.max_pool3d(fine, 3, 2, 1)

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.geometry.cameras import Camera
+from backend.geometry.render import Light, Scene, prepare, render
 from backend.pipelines.stage import digest
 from backend.preparation.framing import FILL, framed_camera
 from backend.training.data.meshes import MeshFile, load_mesh, occupancy, sample_surface, signed_distance
-from backend.geometry.render import Light, Scene, prepare, render
 
 CUBE_HALF = 0.6
 """Half the side of the cube that reconstructors fill; episodes are chosen so that the object lies within it."""
@@ -228,4 +228,3 @@ def _made(files: list[MeshFile], spec: EpisodeSpec, workers: int) -> Iterator[Ob
         return
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         yield from pool.imap(partial(make_object, spec=spec), files, chunksize=8)
-

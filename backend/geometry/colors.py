@@ -1,0 +1,139 @@
+"""Vertex colours from pictures: each picture paints what it sees, the input picture over all the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+
+from backend.geometry.cameras import Camera, project
+from backend.geometry.export import vertex_normals
+from backend.geometry.mesh import Mesh, ViewSet
+from backend.geometry.render import prepare, render
+
+F32 = NDArray[np.float32]
+
+GRAZING = (0.1, 0.45)
+"""Cosines between normal and line of sight at which a picture begins to count, and counts fully."""
+
+DEPTH_BIAS = 0.02
+"""A vertex this far behind the nearest surface, in object units, still counts as seen."""
+
+DEPTH_SIZE = 192
+"""Side of the depth maps that decide what is seen, in pixels."""
+
+
+@dataclass(frozen=True)
+class Painted:
+    """What one picture says of the vertices.
+
+    Attributes:
+        rgb: float32 [N, 3] in 0..1, sRGB; the picture projected straight through the shape.
+        weight: float32 [N], 0 where the picture does not see the vertex, 1 where it sees it well.
+        inside: float32 [N], the picture's alpha at the vertex.
+    """
+
+    rgb: F32
+    weight: F32
+    inside: F32
+
+
+def project_picture(mesh: Mesh, normals: F32, picture: NDArray[np.uint8], camera: Camera) -> Painted:
+    """Looks every vertex up in a picture.
+
+    Args:
+        mesh: its colours are not looked at.
+        normals: unit [N, 3], outward.
+        picture: uint8 [S, S, 4], straight alpha.
+        camera: of the picture.
+    """
+    size = len(picture)
+    pixels, depth = project(camera, mesh.vertices.astype(np.float64), size)
+    premultiplied = picture.astype(np.float32) / 255
+    premultiplied[..., :3] *= premultiplied[..., 3:]
+    x, y = (pixels - 0.5).astype(np.float32).T  # OpenCV's pixel centres lie at integers
+    sampled = _remap(premultiplied, x, y)
+    alpha = sampled[:, 3]
+    rgb = sampled[:, :3] / np.maximum(alpha, 1e-3)[:, None]
+    nearest = render(prepare(mesh), camera, DEPTH_SIZE, supersampling=1).depth
+    # the nearest of the pixel and its neighbours: a silhouette's pixel may have missed the edge by a hair
+    nearest = cv2.dilate(nearest, np.ones((3, 3), np.uint8))
+    u, v = (np.clip(pixels / size * DEPTH_SIZE, 0, DEPTH_SIZE - 1)).astype(int).T
+    seen = (depth <= nearest[v, u] + DEPTH_BIAS) & (alpha > 0.5)
+    towards = camera.position - mesh.vertices
+    towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+    cosine = (normals * towards).sum(1)
+    facing = np.clip((cosine - GRAZING[0]) / (GRAZING[1] - GRAZING[0]), 0, 1)
+    return Painted(rgb, (seen * facing).astype(np.float32), alpha)
+
+
+def _remap(picture: F32, x: F32, y: F32) -> F32:
+    # OpenCV takes at most 32,767 rows or columns
+    side = int(np.ceil(np.sqrt(max(len(x), 1))))
+    padded = [np.pad(c, (0, side * side - len(c))).reshape(side, side) for c in (x, y)]
+    sampled = cv2.remap(picture, padded[0], padded[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    return sampled.reshape(-1, picture.shape[-1])[: len(x)]
+
+
+def paint(mesh: Mesh, picture: NDArray[np.uint8], camera: Camera, views: ViewSet | None = None) -> Mesh:
+    """The mesh in the pictures' colours.
+
+    What the input picture sees takes its colours. The rest takes the drawn views' colours, weighted by how well each
+    sees it, and what nobody sees takes the colour of its surroundings on the surface.
+
+    Args:
+        mesh: its colours are not looked at.
+        picture: the framed input, uint8 [S, S, 4], any size.
+        camera: of the input.
+        views: drawn views; None or empty leaves the input's colours to spread.
+    """
+    if not len(mesh.vertices):
+        return mesh
+    normals = vertex_normals(mesh.vertices, mesh.faces).astype(np.float32)
+    first = project_picture(mesh, normals, picture, camera)
+    total, known = np.zeros_like(first.rgb), np.zeros_like(first.weight)
+    if views is not None:
+        for image, view_camera in zip(views.images, views.cameras, strict=True):
+            drawn = project_picture(mesh, normals, image, view_camera)
+            sharp = drawn.weight**2  # the view that looks straight at a place knows it best
+            total += drawn.rgb * sharp[:, None]
+            known += sharp
+    others = total / np.maximum(known, 1e-6)[:, None]
+    rest = 1 - first.weight
+    rgb = first.weight[:, None] * first.rgb + rest[:, None] * others
+    trusted = np.clip(first.weight + rest * np.minimum(known * 4, 1), 0, 1)
+    rgb = spread(mesh, rgb, trusted, straight_through(first))
+    alpha = np.full((len(rgb), 1), 255, np.uint8)
+    return Mesh(mesh.vertices, mesh.faces, np.hstack([np.round(rgb.clip(0, 1) * 255).astype(np.uint8), alpha]))
+
+
+def straight_through(painted: Painted) -> F32:
+    """The picture's colours on the far side too; where it shows no subject, the subject's mean colour."""
+    visible = painted.weight > 0
+    mean = painted.rgb[visible].mean(0) if visible.any() else np.full(3, 0.5, np.float32)
+    return np.where((painted.inside > 0.5)[:, None], painted.rgb, mean).astype(np.float32)
+
+
+def spread(mesh: Mesh, rgb: F32, trusted: F32, fallback: F32, rounds: int = 60) -> F32:
+    """Colours of untrusted vertices relaxed between those of the trusted, by averaging over edges.
+
+    Args:
+        mesh: for its edges.
+        rgb: [N, 3].
+        trusted: [N] in 0..1, how much of its own colour a vertex keeps.
+        fallback: [N, 3], where the relaxation begins.
+        rounds: of averaging; each reaches one edge further.
+    """
+    ends = np.concatenate([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]], mesh.faces[:, [2, 0]]])
+    ends = np.concatenate([ends, ends[:, ::-1]])
+    count = len(mesh.vertices)
+    neighbours = coo_array((np.ones(len(ends), np.float32), (ends[:, 0], ends[:, 1])), (count, count)).tocsr()
+    degree = np.maximum(neighbours.sum(1), 1).astype(np.float32)[:, None]
+    keep = trusted[:, None]
+    x = keep * rgb + (1 - keep) * fallback
+    for _ in range(rounds):
+        x = keep * rgb + (1 - keep) * (0.9 * (neighbours @ x) / degree + 0.1 * fallback)
+    return x.astype(np.float32)

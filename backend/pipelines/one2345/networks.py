@@ -1,0 +1,188 @@
+"""The loaded networks of the pipeline and what each does, answered by the cache where it was done before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from backend.elevation.matching import match_views
+from backend.elevation.regressor import ElevationConfig, ElevationNet
+from backend.elevation.solve import NEAR_MOVES, Estimate, solve_elevation
+from backend.generators.xunet.generator import XUNetGenerator
+from backend.geometry.cameras import Camera
+from backend.geometry.cleanup import clean
+from backend.geometry.colors import paint
+from backend.geometry.feedback import feedback_maps
+from backend.geometry.mesh import Mesh, ViewSet
+from backend.geometry.meshing import extract_surface
+from backend.pipelines.one2345.selection import near_cameras
+from backend.pipelines.stage import Stages
+from backend.preparation.framing import framed_camera
+from backend.reconstructors.sparseneus.adapter import network_images
+from backend.reconstructors.sparseneus.reconstructor import SdfField, SparseNeuSReconstructor, resampled
+from backend.weights.store import load_into, read_config, tiny_path, weights_digest
+
+COARSE_CELLS = 48
+"""Resolution of the preview, which is also what the view generator is shown."""
+
+SMOOTHING = 2
+"""Pairs of Taubin steps that take the lattice's stairs off."""
+
+ASSUMED_DEG = 15.0
+"""Elevation at which near views are drawn for matching, before any is known."""
+
+
+class Networks:
+    """View generator, reconstructor and elevation regressor on one device.
+
+    Args:
+        device: torch device.
+
+    Raises:
+        TurnaroundError: weights are missing or damaged.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        paths = {name: tiny_path(name) for name in ("sparseneus", "xunet", "elevation")}
+        self.digests = {name: weights_digest(path) for name, path in paths.items()}
+        self.reconstructor = SparseNeuSReconstructor(paths["sparseneus"], device)
+        self.generator = XUNetGenerator(paths["xunet"], device)
+        self.regressor = ElevationNet(msgspec.convert(read_config(paths["elevation"]), ElevationConfig))
+        load_into(self.regressor, paths["elevation"])
+        self.regressor.eval().to(device)
+
+    # ------------------------------------------------------------------------------------------------- elevation
+
+    @torch.inference_mode()
+    def regress_elevation(self, picture: NDArray[np.uint8], stages: Stages) -> Estimate:
+        """The elevation read from the framed picture alone."""
+
+        def compute() -> dict[str, NDArray[Any]]:
+            small = resampled(picture, self.regressor.config.image_size)
+            x = network_images(torch.from_numpy(small)[None].to(self.device), self.reconstructor.config)
+            both = torch.stack([x, x.flip(-1)]).flatten(0, 1)  # a mirrored picture has the same elevation
+            mean, spread = self.regressor(both)
+            return {"estimate": np.array([float(mean.mean()), float(spread.mean())])}
+
+        mean, spread = stages.run("elevation", compute, picture=picture, weights=self.digests["elevation"])["estimate"]
+        confidence = 1 / (1 + (spread / 10) ** 2)
+        elevation = float(np.clip(mean, -89, 89))
+        return Estimate(elevation, float(spread), float(confidence), "estimated", np.empty(0), np.empty(0))
+
+    def match_elevation(self, picture: NDArray[np.uint8], steps: int, seed: int, stages: Stages) -> Estimate:
+        """The elevation at which four drawn near views of the input agree (One-2-3-45, section 3.2)."""
+        camera = framed_camera(ASSUMED_DEG)
+        coarse = self.reconstruct(ViewSet(picture[None], (camera,)), stages)
+        mesh = self.coarse_mesh(coarse, picture, camera)
+        near = near_cameras(camera)
+        views = self.draw(picture, camera, mesh, near, seed=seed, steps=steps, guidance=0.0, stages=stages)
+        size = views.images.shape[1]
+        return solve_elevation(match_views(views.images), NEAR_MOVES, camera=camera, size=size)
+
+    # ----------------------------------------------------------------------------------------------------- shape
+
+    def reconstruct(self, views: ViewSet, stages: Stages) -> SdfField:
+        """The shape that the views show; the first is the input."""
+
+        def compute() -> dict[str, NDArray[Any]]:
+            return self.reconstructor.reconstruct(views, progress=stages.progress).arrays()
+
+        name = "shape" if len(views) > 1 else "preview"
+        arrays = stages.run(
+            name, compute, images=views.images, cameras=views.cameras, weights=self.digests["sparseneus"]
+        )
+        return self.reconstructor.restored(arrays)
+
+    def coarse_mesh(self, field: SdfField, picture: NDArray[np.uint8], camera: Camera) -> Mesh:
+        """The preview: few triangles, in the picture's colours."""
+        return paint(surface(field, COARSE_CELLS), picture, camera)
+
+    def mesh(
+        self,
+        field: SdfField,
+        picture: NDArray[np.uint8],
+        camera: Camera,
+        views: ViewSet,
+        *,
+        resolution: int,
+        target_faces: int | None,
+        stages: Stages,
+    ) -> Mesh:
+        """The result: meshed, cleaned, decimated if asked for, and painted last, so that no colour is lost."""
+
+        def compute() -> dict[str, NDArray[Any]]:
+            shape = clean(surface(field, resolution), keep_fraction=0.02, target_faces=target_faces)
+            return vars(paint(shape, picture, camera, views))
+
+        arrays = stages.run(
+            "meshing",
+            compute,
+            field=field.arrays(),
+            picture=picture,
+            camera=camera,
+            views=views.images,
+            cameras=views.cameras,
+            resolution=resolution,
+            target_faces=target_faces,
+            weights=self.digests["sparseneus"],
+        )
+        return Mesh(arrays["vertices"], arrays["faces"], arrays["colors"])
+
+    # ----------------------------------------------------------------------------------------------------- views
+
+    def draw(
+        self,
+        picture: NDArray[np.uint8],
+        camera: Camera,
+        coarse: Mesh,
+        cameras: Sequence[Camera],
+        *,
+        seed: int,
+        steps: int,
+        guidance: float,
+        stages: Stages,
+    ) -> ViewSet:
+        """The object from each of the cameras, as the generator sees it through the coarse shape."""
+        size = self.generator.config.size
+
+        def compute() -> dict[str, NDArray[Any]]:
+            maps = feedback_maps(coarse, [camera, *cameras], size)
+            views = self.generator.generate(
+                picture,
+                camera,
+                cameras,
+                seed=seed,
+                steps=steps,
+                guidance=guidance,
+                progress=stages.progress,
+                maps=maps,
+            )
+            return {"images": views.images}
+
+        arrays = stages.run(
+            "views",
+            compute,
+            picture=picture,
+            camera=camera,
+            coarse=coarse,
+            cameras=tuple(cameras),
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            weights=self.digests["xunet"],
+        )
+        return ViewSet(arrays["images"], tuple(cameras))
+
+
+def surface(field: SdfField, cells: int) -> Mesh:
+    """The field's zero level, smoothed a little, without colours."""
+    half = field.half
+    vertices, faces = extract_surface(field.distance, cells, ((-half,) * 3, (half,) * 3))
+    grey = np.full((len(vertices), 4), 255, np.uint8)
+    return clean(Mesh(vertices, faces, grey), keep_fraction=0.02, smooth_steps=SMOOTHING)
