@@ -1,10 +1,11 @@
 # `make demo` and `make test` do all their own set-up; they need Python 3.11 and make, nothing else.
 # A smaller torch without CUDA, on Linux: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-# Blender 5.2 runs on Python 3.13. A pyenv shim exists whether or not its version is chosen, so each is tried.
-PYTHON313 ?= $(firstword $(foreach p,python3.13 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13),\
-	$(shell $(p) -c "" 2>/dev/null && echo $(p))))
+# The first of some programs that runs: a pyenv shim is there whether or not its version is chosen.
+runs = $(firstword $(foreach p,$(1),$(shell $(p) -c "" 2>/dev/null && echo $(p))))
+PYTHON := $(call runs,$(or $(PYTHON),python3.11 python3))
+# Blender 5.2 runs on Python 3.13.
+PYTHON313 := $(call runs,$(or $(PYTHON313),python3.13 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13)))
 
 PICTURE ?= examples/house.png
 MESHES ?= data/meshes
@@ -31,7 +32,7 @@ help:  ## show this list
 
 # torch goes first: left to itself, pip would take the newest release that the dependencies' ranges allow.
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+	$(or $(PYTHON),$(error Python 3.11 is needed; say where it is: make PYTHON=PATH)) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	touch $@
