@@ -28,7 +28,7 @@ SCALES = np.geomspace(0.6, 1.6, 9)
 REFINED = 4
 """How many of the best poses are refined with ICP."""
 
-QUERIES = 1_000
+COARSE_QUERIES, QUERIES = 250, 1_000
 """Points of each set that are moved; they are compared with all of the other set, whose density bounds the error."""
 
 
@@ -67,10 +67,10 @@ def align(prediction: Array, truth: Array, *, mode: Mode = "one2345", threshold:
     fit = float(_spread(truth) / max(_spread(prediction), 1e-9))
 
     coarse = _grid(fit * SCALES, np.arange(0.0, 360.0, YAW_STEP_DEG))
-    best = search.best(coarse, REFINED)
+    best = search.best(coarse, COARSE_QUERIES)
     step = float(SCALES[1] / SCALES[0])
     fine = np.concatenate([_grid(s * step ** np.linspace(-0.5, 0.5, 5), _around(yaw)) for s, yaw in best])
-    best = search.best(fine, REFINED)
+    best = search.best(fine, QUERIES)
 
     poses = [np.eye(4)] + [search.pose(s, yaw) for s, yaw in best]
     poses += [search.refine(pose) for pose in poses]
@@ -89,21 +89,22 @@ class _Search:
     def pose(self, scale: float, yaw_deg: float) -> Array:
         return similarity(scale, yaw_deg, self.prediction_center, self.truth_center)
 
-    def best(self, candidates: Array, count: int) -> list[tuple[float, float]]:
-        """The `count` best of the candidates [K, 2] (scale, yaw), best first."""
-        scores = np.array([self.score(self.pose(s, yaw)) for s, yaw in candidates])
-        order = np.argsort(-scores, kind="stable")[:count]
+    def best(self, candidates: Array, queries: int) -> list[tuple[float, float]]:
+        """The `REFINED` best of the candidates [K, 2] (scale, yaw), best first."""
+        scores = np.array([self.score(self.pose(s, yaw), queries) for s, yaw in candidates])
+        order = np.argsort(-scores, kind="stable")[:REFINED]
         return [(float(s), float(yaw)) for s, yaw in candidates[order]]
 
-    def score(self, pose: Array) -> float:
+    def score(self, pose: Array, queries: int = QUERIES) -> float:
         """F-score at the threshold, plus a small share of closeness that orders poses without inliers.
 
         The true points are taken back into the prediction's frame instead of moving its tree; a similarity scales
         all distances alike.
         """
         scale = float(np.cbrt(np.linalg.det(pose[:3, :3])))
-        to_truth = self.truth_tree.query(transform_points(pose, self.prediction))[0]
-        to_prediction = scale * self.prediction_tree.query(transform_points(np.linalg.inv(pose), self.truth))[0]
+        to_truth = self.truth_tree.query(transform_points(pose, self.prediction[:queries]))[0]
+        back = transform_points(np.linalg.inv(pose), self.truth[:queries])
+        to_prediction = scale * self.prediction_tree.query(back)[0]
         precision, recall = (to_truth < self.threshold).mean(), (to_prediction < self.threshold).mean()
         f_score = 2 * precision * recall / max(precision + recall, 1e-12)
         return float(f_score + 1e-2 / (1.0 + (to_truth.mean() + to_prediction.mean()) / self.threshold))

@@ -13,9 +13,9 @@ from backend.evaluation import metrics
 from backend.evaluation.alignment import align
 from backend.evaluation.examples import Example
 from backend.geometry.mesh import Mesh
+from backend.geometry.render import prepare, render
 from backend.pipelines.registry import Pipeline, Request
 from backend.pipelines.stage import Progress, StageCache
-from backend.geometry.render import prepare, render
 from protocol.errors import TurnaroundError
 from protocol.messages import Settings
 

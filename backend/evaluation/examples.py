@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import Mesh
+from backend.geometry.render import Light, Scene, prepare, render
 from backend.pipelines.stage import digest
 from backend.training.data.episodes import place_scene, sample_input, sample_light
 from backend.training.data.meshes import MeshFile, load_mesh
-from backend.geometry.render import Light, Scene, prepare, render
 
 QUERY_SIZE = 64
 """Side of the small rendering of the same picture that retrieval compares."""

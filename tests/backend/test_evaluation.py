@@ -1,0 +1,208 @@
+"""Evaluation on a small folder of meshes: what is perfect scores so, and the baseline finds what it was shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+from typer.testing import CliRunner
+
+from backend.cli import app
+from backend.evaluation.evaluate import Method, Prediction, evaluate, pipeline_method, summarise
+from backend.evaluation.examples import Example, make_examples
+from backend.evaluation.report import ContactSheet, markdown, spread
+from backend.evaluation.retrieval import find_matches, matched_mesh
+from backend.geometry.cameras import Camera
+from backend.geometry.mesh import Mesh, ViewSet
+from backend.geometry.render import Light, prepare, render
+from backend.pipelines import registry
+from backend.preparation.framing import framed_camera
+from backend.training.data.episodes import Dataset, EpisodeSpec, build
+from backend.training.data.meshes import find_meshes
+from protocol.errors import TurnaroundError
+from protocol.messages import Framing, OptionSpec, PipelineInfo, Report, Settings, ViewCamera
+
+SPEC = EpisodeSpec(episodes=2, views=4, surface_points=64)
+
+
+def chair(width: float, depth: float, height: float, color: tuple[int, int, int]) -> trimesh.Trimesh:
+    """A seat with a back and one arm: no two of its sides are alike."""
+    move = trimesh.transformations.translation_matrix
+    parts = [
+        trimesh.creation.box((width, depth, 0.15)),
+        trimesh.creation.box((width, 0.1, height), transform=move((0, depth / 2, height / 2))),
+        trimesh.creation.box((0.1, depth, height / 2), transform=move((width / 2, 0, height / 4))),
+    ]
+    for part, shade in zip(parts, (1.0, 0.7, 0.4), strict=True):
+        part.visual.vertex_colors = [*(int(c * shade) for c in color), 255]
+    return trimesh.util.concatenate(parts)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    shapes = {
+        "train/red.ply": chair(0.6, 0.5, 0.8, (220, 40, 40)),
+        "train/green.ply": chair(0.4, 0.9, 0.5, (40, 200, 60)),
+        "train/blue.ply": chair(0.9, 0.4, 0.6, (50, 60, 220)),
+        "val/orange.ply": chair(0.6, 0.55, 0.75, (230, 120, 30)),
+        "val/teal.ply": chair(0.45, 0.8, 0.5, (30, 180, 150)),
+    }
+    for name, shape in shapes.items():
+        path = root / "meshes" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape.export(path)
+    rows = [f"{name},{name.split('/')[0]}" for name in shapes]
+    (root / "meshes" / "props.csv").write_text("\n".join(["path,split", *rows]))
+    return root / "meshes"
+
+
+@pytest.fixture(scope="module")
+def examples(folder: Path) -> list[Example]:
+    return list(make_examples([file for file in find_meshes(folder) if file.split == "val"], size=96))
+
+
+@pytest.fixture(scope="module")
+def training(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    files = [file for file in find_meshes(folder) if file.split == "train"]
+    return build(files, SPEC, tmp_path_factory.mktemp("cache"), workers=1)
+
+
+def turned(mesh: Mesh, degrees: float) -> Mesh:
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    matrix = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    return Mesh((mesh.vertices @ matrix.T).astype(np.float32), mesh.faces, mesh.colors)
+
+
+def perfect(example: Example) -> Prediction:
+    return Prediction(example.truth, example.camera.elevation_deg, lit=False)
+
+
+def test_the_truth_stands_where_its_picture_shows_it(folder: Path, examples: list[Example]) -> None:
+    for example in examples:
+        again = render(prepare(example.truth), example.camera, 96, example.light).rgba
+        np.testing.assert_allclose(again.astype(int), example.picture.astype(int), atol=3)
+        assert example.camera.azimuth_deg == 0.0
+    files = [file for file in find_meshes(folder) if file.split == "val"]
+    for one, two in zip(examples, make_examples(files, size=96), strict=True):
+        np.testing.assert_array_equal(one.picture, two.picture)
+
+
+def test_perfect_turned_and_failed_predictions(examples: list[Example]) -> None:
+    def fail(example: Example) -> Prediction:
+        raise TurnaroundError("picture.uniform", "Nothing there.")
+
+    methods: dict[str, Method] = {
+        "perfect": perfect,
+        "turned": lambda example: Prediction(turned(example.truth, 90), 80.0, lit=False),
+        "failed": fail,
+    }
+    sheet = ContactSheet([examples[1].name], cell=48)
+    results = evaluate(methods, examples, grid=32, on_done=sheet.add)
+    assert [(r.name, r.method) for r in results] == [(e.name, m) for e in examples for m in methods]
+    summaries = {summary.method: summary for summary in summarise(results)}
+    best, aligned = summaries["perfect"].metrics, summaries["turned"].metrics
+    assert best["f_score_unaligned"] == (1.0, 1.0)
+    assert best["iou_unaligned"] == (1.0, 1.0)
+    assert best["psnr"][0] > 45
+    assert best["ssim"][0] > 0.99
+    assert best["elevation_error_deg"] == (0.0, 0.0)
+    assert best["f_score"][0] > 0.99
+    assert best["iou"][0] > 0.9
+    assert aligned["f_score_unaligned"][0] < 0.9 < aligned["f_score"][0]
+    assert aligned["iou_unaligned"][0] < 0.7 < aligned["iou"][0]
+    assert aligned["chamfer"][0] < 0.02 < aligned["chamfer_unaligned"][0]
+    assert aligned["psnr"][0] < best["psnr"][0] - 10
+    assert summaries["failed"].failures == 2
+    assert summaries["failed"].metrics["iou"] == (0.0, 0.0)
+    assert "chamfer" not in summaries["failed"].metrics
+    assert "| Objects (failed) | 2 (0) | 2 (0) | 2 (2) |" in markdown(list(summaries.values()))
+
+
+def test_retrieval_finds_the_picture_it_was_shown(training: Dataset, folder: Path) -> None:
+    wanted = [(m, e, v) for m in range(3) for e in range(2) for v in range(4)]
+    queries = np.stack([training.images[place] for place in wanted])
+    matches = find_matches(queries, training)
+    assert [(m.mesh, m.episode, m.view) for m in matches] == wanted
+    assert max(m.distance for m in matches) < 1e-2
+    for match, query in zip(matches, queries, strict=True):
+        elevation, _, distance, fov = (float(x) for x in training.cameras[match.mesh, match.episode, match.view])
+        mesh = matched_mesh(match, training, folder)
+        seen = render(prepare(mesh), Camera(elevation, 0.0, distance, fov), SPEC.size, Light()).rgba
+        a, b = seen[..., 3] > 127, query[..., 3] > 127
+        assert (a & b).sum() / (a | b).sum() > 0.95
+
+
+def test_retrieval_of_other_sizes_is_refused(training: Dataset) -> None:
+    with pytest.raises(ValueError, match="32"):
+        find_matches(np.zeros((1, 32, 32, 4), np.uint8), training)
+
+
+def test_the_sheet_takes_objects_evenly_and_not_the_good_ones() -> None:
+    names = [str(i) for i in range(10)]
+    assert spread(names, 3) == ["0", "4", "9"]
+    assert spread(names, 20) == names
+    assert spread(names, 0) == []
+
+
+class Blocks:
+    """A pipeline that takes everything for a block, and needs `views` to be right about its size."""
+
+    def info(self) -> PipelineInfo:
+        views = OptionSpec(name="views", label="Views", description="", default=-1, minimum=-1, maximum=9)
+        return PipelineInfo(name="one2345", label="Blocks", description="", options=(views,))
+
+    def generate(self, request: registry.Request, **_: object) -> Iterator[registry.Output]:
+        side = 0.1 if request.settings.options.get("views") == 0 else 0.6
+        box = trimesh.creation.box((side, side, side))
+        colors = np.full((8, 4), 200, np.uint8)
+        camera = framed_camera(15.0)
+        view = ViewCamera(elevation_deg=15.0, azimuth_deg=0.0, distance=camera.distance, fov_deg=camera.fov_deg)
+        report = Report(
+            pipeline="one2345",
+            seed=0,
+            settings=request.settings,
+            elevation_deg=15.0,
+            elevation_source="assumed",
+            elevation_spread_deg=0.0,
+            camera=view,
+            framing=Framing(center_x=0, center_y=0, side=1),
+            seconds={},
+        )
+        mesh = Mesh(np.asarray(box.vertices, np.float32), np.asarray(box.faces, np.int32), colors)
+        yield registry.Output(mesh, ViewSet(np.zeros((1, 8, 8, 4), np.uint8), (camera,)), request.picture, report)
+
+    def free(self) -> None:
+        pass
+
+
+def test_a_pipeline_is_a_method(examples: list[Example]) -> None:
+    predict = pipeline_method(Blocks(), Settings(), "cpu")
+    assert predict(examples[0]).elevation_deg == 15.0
+
+
+def test_the_command_measures_the_pipeline_beside_both_baselines(
+    folder: Path, training: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "pipelines", lambda: {"one2345": Blocks()})
+    monkeypatch.setattr("backend.training.data.episodes.build", lambda files, spec, cache: training)
+    out = tmp_path / "out"
+    arguments = ["evaluate", "--meshes", folder, "-o", out, "--cache", tmp_path / "cache", "--shown", 1]
+    result = CliRunner().invoke(app, [str(a) for a in [*arguments, "--device", "cpu"]], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "results.json").read_text())
+    assert [s["method"] for s in found["summary"]] == ["full", "input view alone", "retrieval"]
+    full, alone, _ = (s["metrics"] for s in found["summary"])
+    assert full["iou_unaligned"][0] > alone["iou_unaligned"][0], "the option reached the pipeline"
+    assert {(o["method"], o["name"]) for o in found["objects"]} == {
+        (m, f"val/{n}.ply") for m in ("full", "input view alone", "retrieval") for n in ("orange", "teal")
+    }
+    assert "F-score @ 0.05" in result.stdout
+    assert (out / "results.md").read_text().startswith("| mean / median | full |")
+    width, height = Image.open(out / "sheet.png").size
+    assert width > height > 4 * 160, "four rows of five: three methods and the truth of one object"
