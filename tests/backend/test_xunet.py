@@ -357,7 +357,7 @@ def test_what_is_learnt_is_what_is_drawn(tmp_path: Path) -> None:
     step, source = XUNetStep(config), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     losses = []
-    for _ in range(120):
+    for _ in range(60):
         optimizer.zero_grad()
         loss = step(network, batch, source)
         loss.backward()
