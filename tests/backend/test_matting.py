@@ -124,7 +124,7 @@ def test_warnings_name_what_is_wrong():
     two = np.hstack([good, good])
     assert warnings(two) == ["Shows 2 separate objects: they become one shape."]
     small = toy(scale=0.25).round().astype(np.uint8)
-    assert warnings(small) == ["The subject is only 41 pixels large: details will be missing."]
+    assert warnings(small) == ["The subject is only 42 pixels large: details will be missing."]
     assert warnings(0 * good) == []
 
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from backend.preparation.picture import PictureWarning, check_picture, read_picture
+from backend.preparation.picture import PictureWarning, check_picture, read_picture, reduce_picture
 from protocol.errors import TurnaroundError
 
 
@@ -184,3 +184,22 @@ def test_check_picture():
             check_picture(picture)
         assert caught.value.code == code
         assert caught.value.hint
+
+
+@pytest.mark.parametrize("shape", [(300, 900), (900, 301), (512, 512)])
+def test_reducing_keeps_place_and_colour(shape):
+    picture = np.zeros((*shape, 4), np.uint8)
+    picture[..., :3] = (0, 255, 0)  # hidden: it must not bleed in
+    top, left, bottom, right = shape[0] // 5, shape[1] // 3, shape[0] // 2, shape[1] // 3 * 2
+    picture[top:bottom, left:right] = (200, 100, 50, 255)
+    small, factor = reduce_picture(picture, 100)
+    assert max(small.shape[:2]) == 100
+    assert factor == max(shape) / 100
+    visible = small[..., 3] > 0
+    assert (small[visible][:, :3] == (200, 100, 50)).all()
+    rows, columns = np.flatnonzero(small[..., 3].max(axis=1) > 127), np.flatnonzero(small[..., 3].max(axis=0) > 127)
+    found = np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]) * factor
+    assert np.abs(found - (top, left, bottom, right)).max() <= factor
+    same, one = reduce_picture(picture, 900)
+    assert same is picture
+    assert one == 1.0
