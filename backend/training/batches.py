@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from backend.geometry import batched
 from backend.training.data.episodes import CUBE_HALF, Dataset
+from backend.training.data.feedback import Feedback
 from backend.training.data.meshes import GRID_HALF, TRUNCATION
 
 
@@ -34,6 +37,8 @@ class Batch:
     mirror: Tensor
     sdf: Tensor
     surface: Tensor
+    feedback: Tensor | None = None
+    """float [B, V, S, S, 7], see `geometry.feedback`; where it is there, `cameras` are the believed ones."""
 
     def distance(self, points: Tensor) -> Tensor:
         """True signed distances [B, P], truncated, at points [B, P, 3] of the episode's frame."""
@@ -54,10 +59,18 @@ def rotation(azimuth_deg: Tensor) -> Tensor:
     return torch.stack(rows, dim=-2)
 
 
+class FeedbackTensors(NamedTuple):
+    """`Feedback` on the training device."""
+
+    rgba: Tensor
+    depths: Tensor
+    errors: Tensor
+
+
 class EpisodeTensors:
     """A dataset held on a device as it is stored (uint8, float16), so that a batch is a gather and nothing waits."""
 
-    def __init__(self, dataset: Dataset, device: torch.device | str = "cpu") -> None:
+    def __init__(self, dataset: Dataset, device: torch.device | str = "cpu", feedback: Feedback | None = None) -> None:
         def held(array: np.ndarray) -> Tensor:
             return torch.from_numpy(np.array(array)).to(device)
 
@@ -65,6 +78,9 @@ class EpisodeTensors:
         self.images, self.depths, self.sdf = held(dataset.images), held(dataset.depths), held(dataset.sdf)
         self.cameras, self.placements = held(dataset.cameras), held(dataset.placements)
         self.surface = held(dataset.surface)
+        self.feedback: FeedbackTensors | None = None
+        if feedback is not None:
+            self.feedback = FeedbackTensors(held(feedback.rgba), held(feedback.depths), held(feedback.errors))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,30 +93,78 @@ class EpisodeTensors:
         def draw(high: int, *shape: int) -> Tensor:
             return torch.randint(high, shape, generator=generator).to(self.device)
 
-        objects, episodes = draw(len(self), size), draw(self.images.shape[1], size)
+        # with feedback, only the episodes that have it
+        count = self.images.shape[1] if self.feedback is None else self.feedback.rgba.shape[1]
+        objects, episodes = draw(len(self), size), draw(count, size)
         total = self.images.shape[2]
         others = torch.rand(size, total - 1, generator=generator).argsort(1)[:, : views - 1].to(self.device) + 1
         chosen = torch.cat([torch.zeros(size, 1, dtype=torch.long, device=self.device), others], dim=1)
         points = draw(self.surface.shape[1], size, surface_points)
         b, e = objects[:, None], episodes[:, None]
         mirror = torch.ones(size)
-        images = self.images[b, e, chosen]
+        images, depths = self.images[b, e, chosen], self.depths[b, e, chosen]
+        cameras = self.cameras[b, e, chosen].clone()
+        if self.feedback is not None:  # what is done to the pictures is done to their maps
+            images = torch.cat([images, self.feedback.rgba[b, e, chosen]], dim=1)
+            depths = torch.cat([depths, self.feedback.depths[b, e, chosen]], dim=1)
+            cameras[..., 0] += self.feedback.errors[objects, episodes][:, None]
         if augment:
             mirror = torch.randint(2, (size,), generator=generator) * 2.0 - 1
             images = recolored(images, generator)
         mirror = mirror.to(self.device)
         flip = mirror < 0
         images = torch.where(flip[:, None, None, None, None], images.flip(3), images)
-        depths = self.depths[b, e, chosen].float()
-        depths = torch.where(flip[:, None, None, None], depths.flip(3), depths)
-        cameras = self.cameras[b, e, chosen].clone()
+        depths = torch.where(flip[:, None, None, None], depths.flip(3), depths).float()
         cameras[..., 1] *= mirror[:, None]
+        feedback = None
+        if self.feedback is not None:
+            feedback = map_channels(images[:, views:], depths[:, views:], cameras)
+            images, depths = images[:, :views], depths[:, :views]
         placements = self.placements[objects, episodes]
         surface = self.surface[b, points].float()
         surface = placements[:, None, 1:2] * surface @ rotation(placements[:, 0]).mT + placements[:, None, 2:]
         surface = surface * torch.stack([mirror, mirror.abs(), mirror.abs()], -1)[:, None]
         sdf = self.sdf[objects][:, None].float() * (TRUNCATION / 127)
-        return Batch(images, depths, cameras, placements, mirror, sdf, surface)
+        return Batch(images, depths, cameras, placements, mirror, sdf, surface, feedback)
+
+    def first(self, objects: slice, views: int) -> Batch:
+        """The first views of the first episode of some objects, as they are."""
+        placements = self.placements[objects, 0]
+        cameras = self.cameras[objects, 0, :views].clone()
+        feedback = None
+        if self.feedback is not None:
+            cameras[..., 0] += self.feedback.errors[objects, 0][:, None]
+            feedback = map_channels(
+                self.feedback.rgba[objects, 0, :views], self.feedback.depths[objects, 0, :views].float(), cameras
+            )
+        return Batch(
+            images=self.images[objects, 0, :views],
+            depths=self.depths[objects, 0, :views].float(),
+            cameras=cameras,
+            placements=placements,
+            mirror=torch.ones(len(placements), device=self.device),
+            sdf=self.sdf[objects][:, None].float() * (TRUNCATION / 127),
+            surface=self.surface[objects].float(),
+            feedback=feedback,
+        )
+
+
+def map_channels(rgba: Tensor, depths: Tensor, cameras: Tensor) -> Tensor:
+    """`geometry.feedback.feedback_maps` of stored renderings: float [..., S, S, 7].
+
+    Args:
+        rgba: uint8 [..., S, S, 4].
+        depths: float [..., S, S].
+        cameras: [..., 4].
+    """
+    size = depths.shape[-1]
+    axis = torch.arange(size, device=depths.device) + 0.5 - size / 2
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    focal = batched.intrinsics(cameras, size)[..., 0, 0, None, None]
+    local = torch.stack([x / focal * depths, y / focal * depths, depths], dim=-1)
+    pose = batched.world_from_camera(cameras)
+    points = torch.einsum("...ij,...hwj->...hwi", pose[..., :3, :3], local) + pose[..., None, None, :3, 3]
+    return torch.cat([rgba.float() / 255, points * (depths > 0)[..., None]], dim=-1)
 
 
 def recolored(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -12,10 +12,11 @@ from torch import nn
 
 from backend.training.batches import EpisodeTensors
 from backend.training.data.episodes import EpisodeSpec, build
+from backend.training.data.feedback import build_feedback
 from backend.training.data.meshes import find_meshes
 from backend.training.loop import LoopConfig
 from backend.training.loop import train as run_loop
-from backend.weights.store import load_into
+from backend.weights.store import load_into, tiny_path
 from protocol.errors import TurnaroundError
 
 
@@ -27,6 +28,8 @@ class Trainable:
     """An objective and its network's config."""
     batch_size: int
     learning_rate: float
+    feedback_episodes: int = 0
+    """Of how many episodes of each object the reconstructor's feedback is needed."""
 
 
 def _sparseneus() -> tuple[nn.Module, Any]:
@@ -45,9 +48,18 @@ def _elevation() -> tuple[nn.Module, Any]:
     return ElevationObjective(ElevationNet(config).to(memory_format=torch.channels_last)), config
 
 
+def _xunet() -> tuple[nn.Module, Any]:
+    from backend.generators.xunet.config import TINY
+    from backend.generators.xunet.network import XUNet
+    from backend.training.xunet import XUNetObjective
+
+    return XUNetObjective(XUNet(TINY).channels_last()), TINY
+
+
 TRAINABLES = {
     "sparseneus": Trainable(_sparseneus, batch_size=6, learning_rate=8e-4),
     "elevation": Trainable(_elevation, batch_size=64, learning_rate=1e-3),
+    "xunet": Trainable(_xunet, batch_size=16, learning_rate=6e-4, feedback_episodes=3),
 }
 
 
@@ -59,6 +71,7 @@ def train(
     output: Path = Path("out/train"),
     *,
     start_from: Path | None = None,
+    reconstructor: Path | None = None,
     cache: Path = Path(".cache"),
     batch_size: int | None = None,
     log: Callable[[str], None] = print,
@@ -72,6 +85,7 @@ def train(
         device: "auto", "cpu" or "cuda".
         output: folder for checkpoints, log and weights.
         start_from: weights to begin with instead of random ones.
+        reconstructor: weights whose shapes a view generator learns to look at; None takes those that ship.
         cache: where rendered episodes are kept.
         batch_size: objects a step; None takes what suits the network.
         log: receives a line now and then.
@@ -96,8 +110,15 @@ def train(
         if not members:
             raise TurnaroundError("train.no_split", f"There is no mesh in the {split} split.", "Add more meshes.")
     log(f"{len(groups['train'])} meshes to train on, {len(groups['val'])} to validate; rendering what is not cached")
-    data = {s: EpisodeTensors(build(members, EpisodeSpec(), cache), device) for s, members in groups.items()}
     trainable = TRAINABLES[name]
+    data = {}
+    for split, members in groups.items():
+        dataset, feedback = build(members, EpisodeSpec(), cache), None
+        if trainable.feedback_episodes:
+            log(f"shaping the {split} episodes from their inputs alone, as the generator will be shown them")
+            weights = reconstructor or tiny_path("sparseneus")
+            feedback = build_feedback(dataset, weights, cache, episodes=trainable.feedback_episodes)
+        data[split] = EpisodeTensors(dataset, device, feedback)
     torch.manual_seed(0)
     objective, config = trainable.make()
     if start_from is not None:

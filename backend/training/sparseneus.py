@@ -107,7 +107,7 @@ class SparseNeuSObjective(nn.Module):
         lattice = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(1, -1, 3)
         values = []
         for start in range(0, min(len(data), limit), 8):
-            batch = first_episodes(data, slice(start, start + 8), views)
+            batch = data.first(slice(start, start + 8), views)
             points = lattice.expand(len(batch.images), -1, -1)
             conditional = condition(self.network, batch.images, batch.cameras)
             predicted = self.network.sdf(points, conditional)[0] < 0
@@ -115,20 +115,6 @@ class SparseNeuSObjective(nn.Module):
             values.append((predicted & truth).sum(1) / (predicted | truth).sum(1).clamp(min=1))
         iou = torch.cat(values).float()
         return {f"iou_{views}": float(iou.mean())}
-
-
-def first_episodes(data: EpisodeTensors, objects: slice, views: int) -> Batch:
-    """The first views of the first episode of some objects, as they are."""
-    placements = data.placements[objects, 0]
-    return Batch(
-        images=data.images[objects, 0, :views],
-        depths=data.depths[objects, 0, :views].float(),
-        cameras=data.cameras[objects, 0, :views].clone(),
-        placements=placements,
-        mirror=torch.ones(len(placements), device=data.device),
-        sdf=data.sdf[objects][:, None].float() * (TRUNCATION / 127),
-        surface=data.surface[objects].float(),
-    )
 
 
 def condition(network: SparseNeuS, images: Tensor, cameras: Tensor) -> Conditional:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,6 @@ from backend.generators.xunet.network import XUNet
 from backend.generators.xunet.sampling import denoise, make_condition
 from backend.geometry import batched
 from backend.training.batches import Batch, EpisodeTensors
-from backend.training.sparseneus import first_episodes
 
 
 def output_weight(prediction: Prediction, logsnr: Tensor, least: float, most: float) -> Tensor:
@@ -104,17 +103,13 @@ class XUNetObjective(nn.Module):
     """The X-UNet as the training loop wants it.
 
     Args:
-        network: to train.
-        maps: renders a known shape for the views of a batch: [B, V, S, S, 7] as in
-            `backend.generators.xunet.encoding`; needed by networks with map channels.
+        network: to train; one with map channels takes the episodes' feedback.
         step: the loss; None takes the defaults.
     """
 
-    def __init__(
-        self, network: XUNet, maps: Callable[[Batch], Tensor] | None = None, step: XUNetStep | None = None
-    ) -> None:
+    def __init__(self, network: XUNet, step: XUNetStep | None = None) -> None:
         super().__init__()
-        self.network, self.maps = network, maps
+        self.network = network
         self.step = step or XUNetStep(network.config)
 
     def draw(
@@ -139,7 +134,7 @@ class XUNetObjective(nn.Module):
         PSNR in dB on white, IoU of silhouettes; of the second view of each object's first episode.
         """
         network = self.network
-        batch = first_episodes(data, slice(0, objects), 2)
+        batch = data.first(slice(0, objects), 2)
         tensors = self.tensors(batch)
         inputs, truth = tensors["images"].unbind(1)
         condition = make_condition(
@@ -162,8 +157,10 @@ class XUNetObjective(nn.Module):
             "world_from_camera": batched.world_from_camera(batch.cameras),
             "intrinsics": batched.intrinsics(batch.cameras, batch.images.shape[2]),
         }
-        if self.maps is not None:
-            tensors["maps"] = self.maps(batch)
+        if self.network.config.map_channels:
+            if batch.feedback is None:
+                raise ValueError("this network needs episodes with feedback")
+            tensors["maps"] = batch.feedback
         return tensors
 
 

@@ -31,10 +31,16 @@ class Feedback:
     Attributes:
         rgba: uint8 [N, E, V, S, S, 4], straight alpha.
         depths: float16 [N, E, V, S, S].
+        errors: float32 [N, E], degrees by which all of an episode's cameras are believed to be higher than they are:
+            the elevation of a picture is an estimate, and what follows from it is off together.
     """
 
     rgba: NDArray[np.uint8]
     depths: NDArray[np.float16]
+    errors: NDArray[np.float32]
+
+
+PARTS = ("rgba", "depths", "errors")
 
 
 def build_feedback(
@@ -57,7 +63,7 @@ def build_feedback(
             making.mkdir()
             _write(dataset, SparseNeuSReconstructor(weights), making, episodes, elevation_error_deg)
             making.rename(folder)
-    return Feedback(*(np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("rgba", "depths")))
+    return Feedback(*(np.load(folder / f"{part}.npy", mmap_mode="r") for part in PARTS))
 
 
 def _write(
@@ -66,12 +72,14 @@ def _write(
     count, _, views, size = dataset.images.shape[:4]
     rgba = np.lib.format.open_memmap(folder / "rgba.npy", "w+", np.uint8, (count, episodes, views, size, size, 4))
     depths = np.lib.format.open_memmap(folder / "depths.npy", "w+", np.float16, (count, episodes, views, size, size))
-    rng = np.random.default_rng(0)
+    errors = np.random.default_rng(0).normal(0, error_deg, (count, episodes)).astype(np.float32)
+    np.save(folder / "errors.npy", errors)
     for index in range(count):
         for episode in range(episodes):
-            cameras = [Camera(*map(float, row)) for row in dataset.cameras[index, episode]]
-            believed = cameras[0].moved(elevation_deg=float(rng.normal(0, error_deg)))
-            mesh = coarse(reconstructor, np.asarray(dataset.images[index, episode, 0]), believed)
+            error = float(errors[index, episode])
+            rows = dataset.cameras[index, episode]
+            cameras = [Camera(*map(float, row)).moved(elevation_deg=error) for row in rows]
+            mesh = coarse(reconstructor, np.asarray(dataset.images[index, episode, 0]), cameras[0])
             scene = prepare(mesh)
             for view, camera in enumerate(cameras):
                 rendering = render(scene, camera, size)
