@@ -129,11 +129,11 @@ def reduce_picture(picture: NDArray[np.uint8], side: int = WORK_SIDE) -> tuple[N
         return picture, 1.0
     size = max(1, round(width / factor)), max(1, round(height / factor))
 
-    def shrink(values: NDArray[np.uint16]) -> NDArray[np.float32]:
+    def shrink(values: NDArray[np.integer]) -> NDArray[np.float32]:
         return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA), np.float32)
 
     alpha = picture[..., 3].astype(np.uint16)
-    cover = shrink(alpha * 255)
+    cover = shrink(alpha * np.uint16(255))
     small = np.empty((size[1], size[0], 4), np.uint8)
     small[..., 3] = cover / 255 + 0.5
     for c in range(3):  # premultiplied, one channel at a time
