@@ -55,12 +55,14 @@ PICTURE = np.zeros((2, 3, 4), np.uint8)
 
 def test_announced_sizes_are_refused_before_memory_is_taken():
     huge = Ping(arrays=(ArraySpec(name="a", dtype="|u1", shape=(2**31, 2**31, 2**31)),))
-    with pytest.raises(ProtocolError, match="bytes"):
+    with pytest.raises(ProtocolError) as caught:
         decode([msgspec.msgpack.encode(huge)], ClientMessage)
+    assert "are allowed" in caught.value.details
     within = Ping(arrays=(ArraySpec(name="a", dtype="|u1", shape=(framing.MAX_ARRAYS,)),))
-    with pytest.raises(ProtocolError, match="frames"):
+    with pytest.raises(ProtocolError) as caught:
         decode([msgspec.msgpack.encode(within), b"short"], ClientMessage)
-    with pytest.raises(ProtocolError, match="allowed"):
+    assert "announced" in caught.value.details
+    with pytest.raises(ProtocolError):
         decode(encode(Ping(), {"a": np.zeros(100, np.uint8)}), ClientMessage, max_bytes=99)
 
 
@@ -79,8 +81,10 @@ def test_objects_and_extra_frames_are_refused():
         decode([*encode(Hello(protocol=1)), b"more"], ClientMessage)
     with pytest.raises(ValueError, match="cannot be sent"):
         encode(Ping(), {"a": np.array([object()])})
-    with pytest.raises(ProtocolError, match="truth"):
-        decode([msgspec.msgpack.encode(Ping(arrays=(ArraySpec(name="a", dtype="|b1", shape=(1,)),))), b"\x02"], ClientMessage)
+    truth = Ping(arrays=(ArraySpec(name="a", dtype="|b1", shape=(1,)),))
+    with pytest.raises(ProtocolError) as caught:
+        decode([msgspec.msgpack.encode(truth), b"\x02"], ClientMessage)
+    assert "truth" in caught.value.details
 
 
 @pytest.mark.parametrize(

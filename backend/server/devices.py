@@ -1,0 +1,65 @@
+"""Devices that run jobs. torch is imported only when it has to be."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from protocol.messages import DeviceInfo
+
+
+def resolve(device: str) -> str:
+    """The torch device string for "auto", "cpu", "cuda", "cuda:1", "mps"; imports torch."""
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda:0"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    return "cuda:0" if device == "cuda" else device
+
+
+def describe(device: str) -> DeviceInfo:
+    """Name and memory of a resolved device."""
+    if device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            return DeviceInfo(name=f"{device} (not available)", kind="cuda")
+        free, total = torch.cuda.mem_get_info(device)
+        return DeviceInfo(
+            name=torch.cuda.get_device_name(device), kind="cuda", memory_total=total, memory_used=total - free
+        )
+    kind = "mps" if device == "mps" else "cpu"
+    name = platform.processor() or platform.machine() or kind
+    return DeviceInfo(name=name, kind=kind, memory_total=_memory_total(), memory_used=_resident())  # type: ignore[arg-type]
+
+
+def empty_cache() -> None:
+    """Gives memory that torch keeps back to the device, if torch is loaded at all."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch's CPU allocator raises a bare RuntimeError."""
+    text = str(error).lower()
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or (isinstance(error, RuntimeError) and ("out of memory" in text or "not enough memory" in text))
+
+
+def _memory_total() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def _resident() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,94 @@
+"""A pipeline that takes no time and misbehaves on request, for tests of the server."""
+
+import os
+import signal
+import time
+
+import numpy as np
+
+from backend.geometry.cameras import Camera
+from backend.geometry.mesh import Mesh, ViewSet
+from backend.pipelines.registry import Output
+from backend.pipelines.stage import KeepError, Preview
+from protocol.errors import TurnaroundError
+from protocol.messages import Framing, OptionSpec, PipelineInfo, Report, ViewCamera
+
+MODES = ("good", "crash", "crash_once", "oom", "error", "refuse", "deaf")
+
+
+class Fake:
+    def info(self):
+        return PipelineInfo(
+            name="fake",
+            label="Fake",
+            description="",
+            options=(
+                OptionSpec(name="steps", label="Steps", description="", default=5, minimum=1, maximum=100_000),
+                OptionSpec(name="delay", label="Delay", description="", default=0.0, minimum=0.0, maximum=10.0),
+                OptionSpec(name="vertices", label="Vertices", description="", default=10, minimum=1, maximum=10**7),
+                OptionSpec(name="mode", label="Mode", description="", default="good", choices=MODES),
+            ),
+        )
+
+    def free(self):
+        pass
+
+    def generate(self, request, *, device, cache, progress):
+        options = {spec.name: spec.default for spec in self.info().options} | request.settings.options
+        for variant in range(request.settings.variants):
+            progress.variant = variant
+            steps = self._draw(options, request, cache, progress)
+            yield self._output(request, variant, steps, int(options["vertices"]), device)
+
+    def _draw(self, options, request, cache, progress):
+        mode = options["mode"]
+        progress.begin("Drawing Views", (0.0, 0.9), Preview(cutout=request.picture[:8, :8]))
+        step = 0
+        try:
+            for step in range(1, options["steps"] + 1):
+                time.sleep(options["delay"])
+                if mode != "deaf":
+                    progress.step(step, options["steps"], can_keep=True)
+                if step == 3:
+                    misbehave(mode, cache)
+        except KeepError:
+            pass
+        progress.begin("Meshing", (0.9, 1.0))
+        return step
+
+    def _output(self, request, variant, steps, count, device):
+        seed = request.settings.seed + variant
+        vertices = np.random.default_rng(seed).random((count, 3), np.float32)
+        vertices[0] = request.picture[0, 0, :3]
+        camera = ViewCamera(elevation_deg=0.0, azimuth_deg=0.0, distance=1.6, fov_deg=40.0)
+        report = Report(
+            pipeline="fake",
+            seed=seed,
+            settings=request.settings,
+            elevation_deg=0.0,
+            elevation_source="assumed",
+            elevation_spread_deg=0.0,
+            camera=camera,
+            framing=Framing(center_x=0.0, center_y=0.0, side=1.0),
+            seconds={"views": 0.0},
+            warnings=(f"pid {os.getpid()}", f"steps {steps}"),
+            device=device,
+        )
+        mesh = Mesh(vertices, np.zeros((1, 3), np.int32), np.zeros((count, 4), np.uint8))
+        views = ViewSet(np.zeros((1, 4, 4, 4), np.uint8), (Camera(0.0, 0.0, 1.6, 40.0),))
+        return Output(mesh, views, request.picture[:8, :8].copy(), report)
+
+
+def misbehave(mode, cache):
+    if mode == "oom":
+        raise MemoryError
+    if mode == "error":
+        raise ZeroDivisionError("by design")
+    if mode == "refuse":
+        raise TurnaroundError("picture.empty", "There is nothing on the picture.", "Choose another.", field="picture")
+    if mode == "crash" or (mode == "crash_once" and cache.get("crashed") is None):
+        cache.put("crashed", {"yes": np.ones(1, np.uint8)})
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+PIPELINES = {"fake": Fake()}
