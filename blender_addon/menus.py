@@ -9,7 +9,7 @@ from .operators.generate import TURNAROUND_OT_generate
 
 def _draw(menu: bpy.types.Menu, context: bpy.types.Context) -> None:
     menu.layout.separator()
-    menu.layout.operator(TURNAROUND_OT_generate.bl_idname, icon="MESH_MONKEY")
+    menu.layout.operator(TURNAROUND_OT_generate.bl_idname)
 
 
 def register() -> None:

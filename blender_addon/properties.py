@@ -14,6 +14,11 @@ RESOLUTIONS = {"DRAFT": 64, "STANDARD": 128, "FINE": 192}
 """Marching-cubes cells that each quality asks for."""
 
 
+def _show_picture(settings: PropertyGroup, context: bpy.types.Context) -> None:
+    if settings.picture is not None:
+        settings.picture.preview_ensure()  # here, because drawing must not change anything
+
+
 class TURNAROUND_PG_settings(PropertyGroup):
     """Settings of the next job, kept with the scene."""
 
@@ -21,6 +26,7 @@ class TURNAROUND_PG_settings(PropertyGroup):
         name="Picture",
         description="The picture to work from; it may be unsaved, packed or painted",
         type=bpy.types.Image,
+        update=_show_picture,
     )
     camera: EnumProperty(
         name="Camera",

@@ -31,7 +31,7 @@ IDLE_SECONDS = 1.0
 PING_SECONDS = 10.0
 TICK_BUDGET = 0.008
 """Messages that would take a tick beyond this wait for the next one; a screen's frame is 0.016."""
-FORGOTTEN = {"job.unknown", "picture.gone"}
+FORGOTTEN = {"job.unknown", "job.forgotten"}
 """Codes with which a backend says that it no longer has the picture of an earlier job."""
 
 

@@ -23,12 +23,9 @@ class TURNAROUND_OT_set_up_backend(bpy.types.Operator):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        """Whether Blender may download."""
+        """Whether it is not being set up already."""
         if session.current().installation is not None:
             cls.poll_message_set("It is being set up")
-            return False
-        if not bpy.app.online_access:
-            cls.poll_message_set("Allow Online Access in the preferences, under System")
             return False
         return True
 
@@ -41,7 +38,11 @@ class TURNAROUND_OT_set_up_backend(bpy.types.Operator):
         column = self.layout.column()
         column.label(text=f"Downloads {DOWNLOAD}", icon="IMPORT")
         column.label(text=f"Installs to {own_folder()}", icon="FILE_FOLDER")
-        column.prop(self, "source")
+        if bpy.app.online_access:
+            column.prop(self, "source")
+        else:
+            column.label(text="Blender may not download yet", icon="ERROR")
+            column.operator("turnaround.open_system_preferences")
         column.separator()
         column.label(text="It is there already? Choose its Python instead:")
         column.operator("turnaround.open_preferences", icon="PREFERENCES")
@@ -49,6 +50,9 @@ class TURNAROUND_OT_set_up_backend(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Begins."""
         source = bpy.path.abspath(self.source)
+        if not bpy.app.online_access:
+            self.report({"WARNING"}, "Allow Online Access in the preferences, under System")
+            return {"CANCELLED"}
         if not source:
             self.report({"WARNING"}, "Choose the downloaded Turnaround folder first")
             return {"CANCELLED"}

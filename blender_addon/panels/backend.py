@@ -33,10 +33,10 @@ def draw_state(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         else:
             text = device.name
         widgets.wrapped(layout, context, text)
-    row = layout.row(align=True)
     if current.needs_set_up():
-        row.operator("turnaround.set_up_backend", icon="IMPORT")
-    elif current.ready:
+        return
+    row = layout.row(align=True)
+    if current.ready:
         row.operator("turnaround.stop_backend", icon="PAUSE")
         row.operator("turnaround.free_memory", icon="TRASH")
     else:

@@ -41,7 +41,7 @@ class Generate:
         engine = engines.chosen(context.scene)
         if engine is not None:
             _draw_engine(layout, context, engine)
-        layout.row().prop(settings, "quality", expand=True)
+        widgets.choices(layout, settings, "quality")
         if settings.quality == "CUSTOM":
             column = layout.column(align=True)
             column.prop(settings, "resolution")
@@ -55,7 +55,7 @@ class Generate:
         else:
             button = layout.row()
             button.scale_y = 1.6
-            button.operator("turnaround.generate", icon="MESH_MONKEY")
+            button.operator("turnaround.generate")
 
 
 def _draw_set_up(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
@@ -107,7 +107,7 @@ def size_problem(picture: bpy.types.Image) -> TurnaroundError | None:
 
 
 def _draw_camera(layout: bpy.types.UILayout, context: bpy.types.Context, settings: bpy.types.PropertyGroup) -> None:
-    layout.row().prop(settings, "camera", expand=True)
+    widgets.choices(layout, settings, "camera")
     if settings.camera == "SCENE":
         if context.scene.camera is None:
             layout.operator("object.camera_add", text="Add Camera", icon="ADD")
@@ -163,8 +163,7 @@ class Options:
         layout.use_property_split = True
         layout.use_property_decorate = False
         settings = context.scene.turnaround
-        layout.row().prop(settings, "placement", expand=True)
+        widgets.choices(layout, settings, "placement")
         layout.prop(settings, "height")
-        row = layout.row()
-        row.active = settings.placement == "CURSOR"
-        row.prop(settings, "layout", expand=True)
+        if settings.placement == "CURSOR":
+            widgets.choices(layout, settings, "layout")

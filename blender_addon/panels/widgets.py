@@ -28,6 +28,13 @@ def wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, *
             row.label(text=line)
 
 
+def choices(layout: bpy.types.UILayout, owner: bpy.types.PropertyGroup, name: str) -> None:
+    """An enum as a row of buttons over the whole width; beside a label their words would not fit."""
+    row = layout.row()
+    row.use_property_split = False
+    row.prop(owner, name, expand=True)
+
+
 def problem(layout: bpy.types.UILayout, context: bpy.types.Context, error: TurnaroundError) -> None:
     """A failure: its sentence, what to do, the button that does it if there is one, and its details to copy."""
     box = layout.box()
@@ -43,12 +50,6 @@ def problem(layout: bpy.types.UILayout, context: bpy.types.Context, error: Turna
     if remedy is not None:
         buttons.operator(remedy.operator, text=remedy.label)
     buttons.operator("turnaround.copy_details")
-
-
-def duration(seconds: float) -> str:
-    """A remaining time as people say it."""
-    seconds = max(0, round(seconds))
-    return f"{seconds} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
 def gigabytes(number: int) -> str:

@@ -164,6 +164,7 @@ def _keep_views(name: str, arrays: Mapping[str, NDArray[Any]], target: bpy.types
     image = images.write(f"{name} Views", images.contact_sheet(views, arrays.get("cutout")), image)
     image.pack()
     image.use_fake_user = True
+    image.preview_ensure()
     return image.name
 
 
