@@ -27,18 +27,19 @@ def choose(wanted: DeviceChoice) -> str:
     Raises:
         TurnaroundError: `device.missing`, if CUDA was asked for and is not there.
     """
+    from backend.server.devices import resolve
+
     if wanted is DeviceChoice.CPU:
         return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda:0"
     if wanted is DeviceChoice.CUDA:
-        raise TurnaroundError(
-            "device.missing",
-            "There is no CUDA device that can be used here.",
-            "Use --device cpu, or install the GPU's driver and a torch with CUDA.",
-            field="device",
-            details=f"torch {torch.__version__}",
-        )
-    return "cpu"
+        import torch
+
+        if not torch.cuda.is_available():
+            raise TurnaroundError(
+                "device.missing",
+                "There is no CUDA device that can be used here.",
+                "Use --device cpu, or install the GPU's driver and a torch with CUDA.",
+                field="device",
+                details=f"torch {torch.__version__}",
+            )
+    return resolve(wanted.value)

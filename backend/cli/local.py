@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-
-from platformdirs import user_cache_path
 
 from backend.geometry.cameras import Camera
 from backend.pipelines import registry
 from backend.pipelines.stage import Progress, StageCache, Update
+from backend.server.folders import cache_folder
 from protocol.messages import PipelineInfo, ViewCamera
 
 from .console import Bar, cancel_on_interrupt
@@ -41,7 +39,7 @@ class Local:
             bar.update(update.stage, update.step, update.total, update.fraction, label)
 
         progress = Progress(report=report)
-        cache = StageCache(folder=cache_folder() if self._keep else None)
+        cache = StageCache(folder=cache_folder() / "stages" if self._keep else None)
         request = registry.Request(job.picture, job.settings)
         with cancel_on_interrupt(progress.cancel):
             outputs = registry.pipeline(job.pipeline).generate(
@@ -50,11 +48,6 @@ class Local:
             for output in outputs:
                 cameras = tuple(_camera(camera) for camera in output.views.cameras)
                 yield Variant(output.mesh, output.views.images, output.cutout, cameras, output.report)
-
-
-def cache_folder() -> Path:
-    """Where results of stages are kept between runs."""
-    return user_cache_path("turnaround") / "stages"
 
 
 def _camera(camera: Camera) -> ViewCamera:

@@ -87,12 +87,12 @@ def catalogue(path: Path = CATALOGUE) -> list[WeightsEntry]:
 def weights_folder(entry: WeightsEntry) -> Path:
     """Where the files of a checkpoint are kept: in the package, or in the user's data folder.
 
-    The environment variable TURNAROUND_WEIGHTS moves the latter.
+    The environment variable TURNAROUND_WEIGHTS moves the latter, to a larger disk for example.
     """
     if entry.shipped:
         return TINY
     root = os.environ.get("TURNAROUND_WEIGHTS")
-    return (Path(root) if root else user_data_path("turnaround") / "weights") / entry.name
+    return (Path(root) if root else user_data_path("turnaround", appauthor=False) / "weights") / entry.name
 
 
 def is_present(entry: WeightsEntry) -> bool:
