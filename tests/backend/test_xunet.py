@@ -34,6 +34,7 @@ from backend.geometry.cameras import Camera
 from backend.pipelines.stage import CancelledError, Progress
 from backend.training.batches import EpisodeTensors
 from backend.training.data.episodes import Dataset
+from backend.training.data.feedback import Feedback
 from backend.training.xunet import XUNetObjective, XUNetStep, output_weight
 from backend.weights.store import save_weights
 from protocol.errors import TurnaroundError
@@ -397,19 +398,14 @@ def test_objective_trains_and_scores_on_episodes() -> None:
         sdf=np.ones((3, 8, 8, 8), np.int8),
         surface=np.zeros((3, 4, 3), np.float16),
     )
-    seen = []
-
-    def maps(batch) -> torch.Tensor:
-        seen.append(batch.cameras)
-        return torch.rand(*batch.images.shape[:4], 7)
-
-    objective, data = XUNetObjective(filled(MINIATURE), maps), EpisodeTensors(dataset)
-    parts = objective(*objective.draw(data, 5, torch.Generator().manual_seed(0)))
-    objective.total(parts).backward()
+    feedback = Feedback(dataset.images, dataset.depths, np.full((3, 1), 3, np.float32))
+    objective, data = XUNetObjective(filled(MINIATURE)), EpisodeTensors(dataset, feedback=feedback)
+    batch, source = objective.draw(data, 5, torch.Generator().manual_seed(0))
+    assert (batch["maps"][..., 3] == batch["images"][..., 3] / 255).all()
+    objective.total(objective(batch, source)).backward()
     assert all(parameter.grad is not None for parameter in objective.parameters())
-    assert seen[0].shape == (5, 2, 4)
-    assert (seen[0][:, 0, 1] == 0).all()
-    assert (seen[0][:, 1, 1].abs() >= 90).all()
+    with pytest.raises(ValueError, match="feedback"):
+        objective.draw(EpisodeTensors(dataset), 5, source)
 
     scores = objective.score(data, steps=2)
     assert scores["input_iou"] == 1
