@@ -107,9 +107,10 @@ class SparseNeuS(nn.Module):
         mask = (seen & active[:, None]).transpose(1, 2)[..., None].float()
         sources = torch.cat([c.images, c.fused.to(c.images.dtype)], dim=2)
         sampled = sample_maps(sources, pixels).permute(0, 3, 1, 2).float()
+        colors = sampled[..., :3] * seen.transpose(1, 2)[..., None]  # half a pixel outside is outside: black
         rays = ray_difference(points, normals, c.centers)
         latent = lookup(c.volume, points)
-        return self.rendering_network_lod0(latent, sampled[..., :3], sampled[..., 3:], rays, mask)
+        return self.rendering_network_lod0(latent, colors, sampled[..., 3:], rays, mask)
 
 
 def rgb_on_white(images: Tensor) -> Tensor:
