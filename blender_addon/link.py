@@ -200,6 +200,7 @@ class Link:
         assert self._process is not None
         if not self._process.running():
             process, self._process = self._process, None
+            self._disconnect()  # the client may not have noticed yet
             raise process.ended()
         ready = self.client is not None and self.client.ready
         if ready:

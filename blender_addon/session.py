@@ -197,21 +197,22 @@ class Session:
                 raise TurnaroundError(
                     "backend.lost", "The backend stopped in the middle of the job.", "Start it, and generate again."
                 )
-        newest_preview = None
+        seen: dict = {}
         while self._inbox and time.perf_counter() < deadline:
             message, arrays = self._inbox[0]
             if isinstance(message, Result) and self._must_wait(message):
                 break
             self._inbox.popleft()
             if isinstance(message, Event) and arrays and self._is_ours(message.job):
-                newest_preview = arrays
+                seen = preview.merged(seen, arrays)
             self._receive(message, arrays)
             if isinstance(message, Result):
-                newest_preview = None
+                seen = {}
                 break  # one result a tick
-        if newest_preview is not None and self.job is not None:
-            self._show_preview(self.job, newest_preview)
-        if client is not None and client.ready and time.monotonic() - self._last_ping > PING_SECONDS:
+        if seen and self.job is not None:
+            self._show_preview(self.job, seen)
+        pause = PING_SECONDS if self.link.devices else IDLE_SECONDS
+        if client is not None and client.ready and time.monotonic() - self._last_ping > pause:
             self._last_ping = time.monotonic()
             client.ping()
 

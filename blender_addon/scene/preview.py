@@ -21,6 +21,12 @@ MOST_VERTICES = 60_000
 MOST_VIEW_PIXELS = 1 << 18
 
 
+def merged(older: Mapping[str, NDArray[Any]], newer: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """What two progress events show together; a mesh replaces the other one whole."""
+    mesh = {"vertices", "faces", "colors"} if "vertices" in newer else set()
+    return {name: array for name, array in older.items() if name not in mesh} | dict(newer)
+
+
 def show(arrays: Mapping[str, NDArray[Any]], scene: bpy.types.Scene, wish: Wish) -> None:
     """Shows what a progress event brought: a coarse mesh where the result will stand, and the views drawn so far.
 

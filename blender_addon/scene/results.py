@@ -115,6 +115,7 @@ def _stand(mesh: bpy.types.Mesh, message: Result, wish: Wish, scene: bpy.types.S
     else:
         obj.matrix_world = placement.at_cursor(Vector(wish.cursor))
     layer = view_layer(scene)
+    layer.update()  # a view layer learns of a new object only then
     if wish.stacked:
         for sibling in siblings:
             show(sibling, False, layer)

@@ -1,7 +1,7 @@
 """Somebody else's engine, as a package of its own adds one: boxes in the colours of the picture, at once or slowly.
 
-It does no more than is needed to drive the add-on through everything that a job can do: stages from the cache, previews,
-*Keep This One*, cancel, variants, warnings, failures, and a worker that dies.
+It does no more than is needed to drive the add-on through everything that a job can do: stages from the cache,
+previews, *Keep This One*, cancel, variants, failures, and a worker that dies.
 """
 
 from __future__ import annotations
