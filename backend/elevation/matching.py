@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 WORK_SIDE = 256
 """Views are enlarged to at least this before flow is computed; its patches of 8 px cover a 64-px view's detail then."""
 
-MAX_CORNERS = 300
+MAX_CORNERS, MIN_QUALITY = 300, 0.003
+"""Corners per view, and the weakest that counts as a share of the strongest: a flat-coloured prop has few strong."""
+
 MAX_RETURN_PX = 1.0
 """A match must come back to within this of where it started, in pixels of the working size."""
 
-EDGE_PX = 4
+EDGE_PX = 2
 """Corners keep this distance from the silhouette, which slides over a round shape as the camera moves."""
 
 WHITE = 245
@@ -60,7 +62,7 @@ class _View:
         self.grey = np.clip(work, 0, 255).astype(np.uint8)
         self.subject = cv2.resize(alpha, (side, side), interpolation=cv2.INTER_LINEAR) > 0.5
         inner = cv2.erode(self.subject.astype(np.uint8), np.ones((2 * EDGE_PX + 1,) * 2, np.uint8), borderValue=(0,))
-        corners = cv2.goodFeaturesToTrack(self.grey, MAX_CORNERS, 0.01, 3, mask=inner, blockSize=7)
+        corners = cv2.goodFeaturesToTrack(self.grey, MAX_CORNERS, MIN_QUALITY, 3, mask=inner, blockSize=7)
         self.corners = np.asarray([] if corners is None else corners, np.float32).reshape(-1, 2)
 
 

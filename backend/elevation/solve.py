@@ -45,7 +45,7 @@ OUTLIER_PX = 20.0
 MAX_ERROR_PX = 8.0
 """Matches that no elevation explains better than this, in pixels of 256, are not of one object."""
 
-MIN_POINTS = 6
+MIN_POINTS = 3
 """Fewer points than this that can be followed into a third view, on average over the views, measure nothing."""
 
 
