@@ -33,9 +33,7 @@ class Camera:
 
     def moved(self, *, elevation_deg: float = 0.0, azimuth_deg: float = 0.0) -> Camera:
         """The camera after a relative turn about the origin, in degrees."""
-        return Camera(
-            self.elevation_deg + elevation_deg, self.azimuth_deg + azimuth_deg, self.distance, self.fov_deg
-        )
+        return Camera(self.elevation_deg + elevation_deg, self.azimuth_deg + azimuth_deg, self.distance, self.fov_deg)
 
     @property
     def position(self) -> Array:

@@ -60,7 +60,7 @@ def project_picture(mesh: Mesh, normals: F32, picture: NDArray[np.uint8], camera
     rgb = sampled[:, :3] / np.maximum(alpha, 1e-3)[:, None]
     nearest = render(prepare(mesh), camera, DEPTH_SIZE, supersampling=1).depth
     # the nearest of the pixel and its neighbours: a silhouette's pixel may have missed the edge by a hair
-    nearest = cv2.dilate(nearest, np.ones((3, 3), np.uint8))
+    nearest = np.asarray(cv2.dilate(nearest, np.ones((3, 3), np.uint8)), np.float32)
     u, v = (np.clip(pixels / size * DEPTH_SIZE, 0, DEPTH_SIZE - 1)).astype(int).T
     seen = (depth <= nearest[v, u] + DEPTH_BIAS) & (alpha > 0.5)
     towards = camera.position - mesh.vertices
@@ -75,7 +75,7 @@ def _remap(picture: F32, x: F32, y: F32) -> F32:
     side = int(np.ceil(np.sqrt(max(len(x), 1))))
     padded = [np.pad(c, (0, side * side - len(c))).reshape(side, side) for c in (x, y)]
     sampled = cv2.remap(picture, padded[0], padded[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    return sampled.reshape(-1, picture.shape[-1])[: len(x)]
+    return np.asarray(sampled, np.float32).reshape(-1, picture.shape[-1])[: len(x)]
 
 
 def paint(mesh: Mesh, picture: NDArray[np.uint8], camera: Camera, views: ViewSet | None = None) -> Mesh:
@@ -102,9 +102,9 @@ def paint(mesh: Mesh, picture: NDArray[np.uint8], camera: Camera, views: ViewSet
             total += drawn.rgb * sharp[:, None]
             known += sharp
     others = total / np.maximum(known, 1e-6)[:, None]
-    rest = 1 - first.weight
-    rgb = first.weight[:, None] * first.rgb + rest[:, None] * others
-    trusted = np.clip(first.weight + rest * np.minimum(known * 4, 1), 0, 1)
+    own, drawn_share = first.weight, (1 - first.weight) * np.minimum(known * 4, 1)
+    trusted = own + drawn_share
+    rgb = (own[:, None] * first.rgb + drawn_share[:, None] * others) / np.maximum(trusted, 1e-6)[:, None]
     rgb = spread(mesh, rgb, trusted, straight_through(first))
     alpha = np.full((len(rgb), 1), 255, np.uint8)
     return Mesh(mesh.vertices, mesh.faces, np.hstack([np.round(rgb.clip(0, 1) * 255).astype(np.uint8), alpha]))

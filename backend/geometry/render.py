@@ -111,7 +111,9 @@ def prepare(mesh: Mesh, crease_deg: float = 40.0) -> Scene:
 
 
 @njit(cache=True, nogil=True)
-def _corner_normals(normals, area, welded_faces, order, starts, cosine):  # noqa: ANN001, ANN202
+def _corner_normals(
+    normals: NDArray, area: NDArray, welded_faces: NDArray, order: NDArray, starts: NDArray, cosine: np.float32
+) -> NDArray:
     result = np.empty((len(normals), 3, 3), np.float32)
     for face in range(len(normals)):
         n = normals[face]
@@ -129,7 +131,9 @@ def _corner_normals(normals, area, welded_faces, order, starts, cosine):  # noqa
 
 
 @njit(cache=True, nogil=True)
-def _rasterise(pixels, depths, normals, albedo, size):  # noqa: ANN001, ANN202
+def _rasterise(
+    pixels: NDArray, depths: NDArray, normals: NDArray, albedo: NDArray, size: int
+) -> tuple[NDArray, NDArray, NDArray]:
     """Nearest surface of each pixel: inverse depth, normal and linear albedo, perspective-correct."""
     inverse_depth = np.zeros((size, size), np.float32)
     normal = np.zeros((size, size, 3), np.float32)
@@ -154,7 +158,7 @@ def _rasterise(pixels, depths, normals, albedo, size):  # noqa: ANN001, ANN202
                 a = ((x1 - px) * (y2 - py) - (x2 - px) * (y1 - py)) / area
                 b = ((x2 - px) * (y0 - py) - (x0 - px) * (y2 - py)) / area
                 c = 1.0 - a - b
-                if a < 0 or b < 0 or c < 0:
+                if a < -1e-9 or b < -1e-9 or c < -1e-9:  # rounding must not open cracks between neighbours
                     continue
                 inverse = a * i0 + b * i1 + c * i2
                 if inverse <= inverse_depth[y, x]:

@@ -37,7 +37,7 @@ def _sparseneus() -> tuple[nn.Module, Any]:
     from backend.reconstructors.sparseneus.network import SparseNeuS
     from backend.training.sparseneus import SparseNeuSObjective
 
-    return SparseNeuSObjective(SparseNeuS(TINY).to(memory_format=torch.channels_last)), TINY
+    return SparseNeuSObjective(SparseNeuS(TINY).channels_last()), TINY
 
 
 def _elevation() -> tuple[nn.Module, Any]:
@@ -45,7 +45,7 @@ def _elevation() -> tuple[nn.Module, Any]:
     from backend.training.elevation import ElevationObjective
 
     config = ElevationConfig()
-    return ElevationObjective(ElevationNet(config).to(memory_format=torch.channels_last)), config
+    return ElevationObjective(ElevationNet(config)), config
 
 
 def _xunet() -> tuple[nn.Module, Any]:
@@ -59,7 +59,7 @@ def _xunet() -> tuple[nn.Module, Any]:
 TRAINABLES = {
     "sparseneus": Trainable(_sparseneus, batch_size=6, learning_rate=8e-4),
     "elevation": Trainable(_elevation, batch_size=64, learning_rate=1e-3),
-    "xunet": Trainable(_xunet, batch_size=16, learning_rate=6e-4, feedback_episodes=3),
+    "xunet": Trainable(_xunet, batch_size=16, learning_rate=6e-4, feedback_episodes=2),
 }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +24,7 @@ from backend.pipelines.registry import Output, Request
 from backend.pipelines.stage import Preview, Progress, StageCache, Stages
 from backend.preparation.framing import DEFAULT_FOV_DEG, frame, framed_camera
 from backend.preparation.matting import cut_out, warnings
-from backend.preparation.picture import check_picture
+from backend.preparation.picture import check_picture, reduce_picture
 from backend.weights.store import tiny_path
 from protocol.messages import Framing, OptionSpec, PipelineInfo, Report, Settings, ViewCamera
 
@@ -190,13 +191,20 @@ def chosen_effort(settings: Settings) -> Effort:
 def prepare(request: Request, stages: Stages) -> tuple[NDArray[np.uint8], Framing, tuple[str, ...]]:
     """The framed picture [512, 512, 4], where its square lies, and what an artist should know of the cutout."""
     check_picture(request.picture, has_matte=request.matte is not None)
+    small, factor = reduce_picture(request.picture)
+    matte = request.matte
+    if matte is not None and factor > 1:
+        matte = np.asarray(cv2.resize(matte, small.shape[1::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
     def compute() -> dict[str, NDArray[Any]]:
-        return {"cutout": cut_out(request.picture, request.matte)}
+        return {"cutout": cut_out(small, matte)}
 
-    cutout = stages.run("matting", compute, picture=request.picture, matte=request.matte)["cutout"]
+    cutout = stages.run("matting", compute, picture=small, matte=matte)["cutout"]
     picture, framing = frame(cutout, PICTURE_SIZE)
-    return picture, framing, tuple(warnings(cutout))
+    framing = Framing(
+        center_x=framing.center_x * factor, center_y=framing.center_y * factor, side=framing.side * factor
+    )
+    return picture, framing, tuple(warnings(cutout, small))
 
 
 def find_elevation(

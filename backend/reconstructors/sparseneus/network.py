@@ -71,6 +71,11 @@ class SparseNeuS(nn.Module):
         self.rendering_network_lod0 = BlendingNetwork(config)
         self.variance_network_lod0 = Variance()
 
+    def channels_last(self) -> SparseNeuS:
+        """Lays the 2D convolutions' weights out as CPUs and tensor cores like them."""
+        self.pyramid_feature_network = self.pyramid_feature_network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
     def condition(self, images: Tensor, image_from_unit: Tensor, centers: Tensor) -> Conditional:
         """Looks at the views.
 

@@ -75,7 +75,7 @@ class SparseNeuSReconstructor:
         self.device = torch.device(device)
         self.network = SparseNeuS(self.config)
         load_into(self.network, weights)
-        self.network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.eval().to(self.device).channels_last()
 
     @torch.inference_mode()
     def reconstruct(self, views: ViewSet, *, progress: Progress) -> SdfField:
@@ -104,6 +104,7 @@ def resampled(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         return image
     x = image.astype(np.float32) / 255
     x[..., :3] *= x[..., 3:]
-    x = cv2.resize(x, (size, size), interpolation=cv2.INTER_AREA if size < len(image) else cv2.INTER_LINEAR)
+    kernel = cv2.INTER_AREA if size < len(image) else cv2.INTER_LINEAR
+    x = np.asarray(cv2.resize(x, (size, size), interpolation=kernel), np.float32)
     x[..., :3] /= np.maximum(x[..., 3:], 1e-4)
     return np.round(x.clip(0, 1) * 255).astype(np.uint8)

@@ -6,6 +6,8 @@ points, which gives the sparse network's numbers without a compiled dependency.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -132,7 +134,7 @@ class SparseBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`mask` belongs to the output."""
-        weight = self.net[0].weight(transposed=self.transposed)
+        weight = cast(SparseKernel, self.net[0]).weight(transposed=self.transposed)
         if self.transposed:
             x = F.conv_transpose3d(x, weight, stride=2, padding=1)
         else:

@@ -209,7 +209,7 @@ def build(files: list[MeshFile], spec: EpisodeSpec, cache: Path, *, workers: int
 
 
 def _write(files: list[MeshFile], spec: EpisodeSpec, folder: Path, workers: int) -> None:
-    arrays: dict[str, NDArray] = {}
+    arrays: dict[str, np.memmap] = {}
     for index, data in enumerate(_made(files, spec, workers)):
         for part in PARTS:
             value = getattr(data, part)
