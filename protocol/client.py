@@ -86,6 +86,7 @@ class Client:
         self._outbox: deque[tuple[Buffer, int]] = deque()
         self._waiting: list[Message] = []
         self._joining: tuple[Any, Joining] | None = None
+        self._going: TurnaroundError | None = None
 
     # ------------------------------------------------------------------------------------------------- asking
 
@@ -173,6 +174,8 @@ class Client:
         self._look_after_connection()
         while self._socket is not None:
             worked = self._push() | self._pull(received)
+            if not worked and self._going is not None:
+                self._lost(self._going)
             if not worked or time.monotonic() >= end:
                 break
         return received
@@ -268,7 +271,9 @@ class Client:
         socket.curve_publickey, socket.curve_secretkey = address.keys.public.encode(), address.keys.secret.encode()
         for option, value in (
             (zmq.MAXMSGSIZE, MAX_FRAME),
-            (zmq.RECONNECT_IVL, -1),  # done here, with a fresh socket, so that no old message lingers
+            # Connecting again is done here, with a fresh socket, so that no old message lingers. Never (-1) would drop
+            # what arrived before a disconnection, so: in a day.
+            (zmq.RECONNECT_IVL, 86_400_000),
             (zmq.HANDSHAKE_IVL, 3000),
             (zmq.CONNECT_TIMEOUT, 3000),
             (zmq.HEARTBEAT_IVL, 2000),
@@ -300,13 +305,11 @@ class Client:
                 )
             )
         elif event in (zmq.Event.DISCONNECTED, zmq.Event.CLOSED):
-            if self._greeted:
-                self._lost(
-                    TurnaroundError(
-                        "backend.lost",
-                        "The connection to the backend was lost.",
-                        "Start the backend again if it has stopped; jobs go on where they were.",
-                    )
+            if self._greeted:  # what arrived before is still there to be read
+                self._going = TurnaroundError(
+                    "backend.lost",
+                    "The connection to the backend was lost.",
+                    "Start the backend again if it has stopped; jobs go on where they were.",
                 )
             elif self._tcp:
                 # What a backend cannot answer with its key, and all foreign programs, end up here: see what it is.
@@ -324,7 +327,7 @@ class Client:
 
     def _drop(self) -> None:
         self.welcome = None
-        self._joining = None
+        self._joining = self._going = None
         self._outbox.clear()
         if self._socket is not None:
             self._socket.disable_monitor()
@@ -407,8 +410,8 @@ class Client:
         elif isinstance(message, Failed) and message.code == "protocol.version":
             self._lost(TurnaroundError.from_failed(message))
         elif isinstance(message, (Accepted, Event, Result, Failed, Cancelled)):
-            followed = self._followed(message)
-            return followed is None or followed.take(message, self.send)
+            news = [followed.take(message, self.send) for followed in self._followed(message)]
+            return any(news) or not news
         return True
 
     def _on_welcome(self, message: Welcome) -> None:
@@ -429,12 +432,13 @@ class Client:
         for message_waiting in waiting:
             self._send(message_waiting)
 
-    def _followed(self, message: Accepted | Event | Result | Failed | Cancelled) -> Followed | None:
+    def _followed(self, message: Accepted | Event | Result | Failed | Cancelled) -> list[Followed]:
         request, job = getattr(message, "request", None), message.job
-        for followed in self.followed.values():
-            if (job is not None and followed.job == job) or (request is not None and followed.request == request):
-                return followed
-        return None
+        return [
+            followed
+            for followed in self.followed.values()
+            if (job is not None and followed.job == job) or (request is not None and followed.request == request)
+        ]
 
 
 def _unreachable(address: Address, details: str = "") -> TurnaroundError:

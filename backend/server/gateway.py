@@ -40,12 +40,12 @@ from protocol.messages import (
     Welcome,
 )
 from protocol.messages import Jobs as JobsQuestion
-from protocol.security import allowed_clients, server_keys
+from protocol.security import allowed_clients, home, server_keys
 
 DOMAIN = "clients"
 TICK_RUNNING, TICK_IDLE, TICK_SENDING = 0.1, 0.5, 0.01
-ALLOWED_SECONDS = 1.0
-"""How long the list of allowed keys is remembered, so that strangers cannot make us read files all the time."""
+ALLOWED_SECONDS = 5.0
+"""How long the list of allowed keys is remembered while the folder does not change."""
 
 
 def backend_version() -> str:
@@ -87,7 +87,7 @@ class Gateway:
         port: int,
     ) -> None:
         keys = server_keys()
-        self._allowed: tuple[float, set[str]] = (0.0, set())
+        self._allowed: tuple[float, int, set[str]] = (0.0, 0, set())
         domains: dict[str, Callable[[str], bool]] = {DOMAIN: self._is_client, "workers": self._is_worker}
         self._zap = Authenticator(context, domains)
         self._engine = make_engine(context)
@@ -288,14 +288,17 @@ class Gateway:
         return self._engine.allows(key)
 
     def _is_client(self, key: str) -> bool:
-        read, keys = self._allowed
-        if time.monotonic() - read > ALLOWED_SECONDS or not read:
-            self._allowed = (time.monotonic(), allowed_clients())
-            keys = self._allowed[1]
+        """Reads the keys when one came or went, and now and then; not each time that a stranger knocks."""
+        changed = (home() / "clients").stat().st_mtime_ns
+        read, at, keys = self._allowed
+        if changed != at or time.monotonic() - read > ALLOWED_SECONDS:
+            keys = allowed_clients()
+            self._allowed = (time.monotonic(), changed, keys)
         return key in keys
 
 
 def _bind(socket: zmq.Socket, host: str, port: int) -> int:
+    host = "127.0.0.1" if host == "localhost" else host  # ZeroMQ takes only addresses here
     address = f"[{host}]" if ":" in host else host
     try:
         socket.bind(f"tcp://{address}:{port or '*'}")
@@ -315,7 +318,7 @@ def _bind(socket: zmq.Socket, host: str, port: int) -> int:
             field="host",
             details=str(error),
         ) from None
-    return int(bytes(socket.last_endpoint).decode().rpartition(":")[2])
+    return int(socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
 
 
 def _log(line: str) -> None:

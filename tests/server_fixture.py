@@ -28,7 +28,7 @@ class Backend:
         self.process = None
 
     def start(self, arguments="{}", wait=True):
-        path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+        path = os.pathsep.join([str(HERE), str(HERE.parent)])
         environment = os.environ | {"TURNAROUND_HOME": str(self.home), "PYTHONPATH": path}
         process = subprocess.Popen(
             [sys.executable, "-c", CODE, arguments], env=environment, stderr=subprocess.PIPE, text=True
