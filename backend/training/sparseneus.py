@@ -22,39 +22,59 @@ VIEW_COUNTS = (1, 1, 1, 1, 1, 3, 6)
 
 
 class SparseNeuSObjective(nn.Module):
-    """Loss of one batch; `forward` returns its parts, `total` is their weighted sum."""
+    """Loss of one batch; `forward` returns its parts, `total` is their weighted sum.
 
-    def __init__(self, network: SparseNeuS, *, points: int = 2048, color_points: int = 256) -> None:
+    Args:
+        network: to train.
+        drawn: episodes with drawn views, for half of the steps with several views; None learns from true ones alone.
+        drawn_val: the same of the validation objects, to score on.
+        points: even ones, and as many near the surface.
+        color_points: pixels of the target view.
+    """
+
+    def __init__(
+        self,
+        network: SparseNeuS,
+        drawn: EpisodeTensors | None = None,
+        drawn_val: EpisodeTensors | None = None,
+        *,
+        points: int = 2048,
+        color_points: int = 256,
+    ) -> None:
         super().__init__()
-        self.network, self.points, self.color_points = network, points, color_points
+        self.network, self.drawn, self.drawn_val = network, drawn, drawn_val
+        self.points, self.color_points = points, color_points
 
     @property
     def config(self) -> SparseNeuSConfig:
         """The network's sizes."""
         return self.network.config
 
-    def draw(self, data: EpisodeTensors, size: int, generator: torch.Generator) -> tuple[Batch, Tensor]:
-        """A batch, whose last view is a target for colour alone where there is more than one, and query points."""
+    def draw(self, data: EpisodeTensors, size: int, generator: torch.Generator) -> tuple[Batch, Tensor, bool]:
+        """A batch, query points, and whether its last view is a target for colour instead of a source."""
         views = VIEW_COUNTS[int(torch.randint(len(VIEW_COUNTS), (1,), generator=generator))]
-        batch = data.batch(
-            max(1, size // (1 if views == 1 else 2)), views + (views > 1), generator, surface_points=self.points
-        )
-        b = len(batch.images)
+        size = max(1, size // (1 if views == 1 else 2))
+        drawn = self.drawn is not None and views > 1 and bool(torch.rand(1, generator=generator) < 0.75)
+        target = views > 1 and not drawn
+        if self.drawn is not None and drawn:
+            batch = self.drawn.batch(size, views, generator, surface_points=self.points)
+        else:
+            batch = data.batch(size, views + target, generator, surface_points=self.points)
+            # the elevation is an estimate when artists use this
+            batch.cameras[..., 0] += 3.0 * torch.randn(size, 1, generator=generator).to(data.device)
         near = batch.surface + 0.03 * torch.randn(batch.surface.shape, generator=generator).to(data.device)
-        points = torch.cat([uniform_points(b, self.points, generator, data.device), near], dim=1)
-        # the elevation is an estimate when artists use this
-        error = 3.0 * torch.randn(b, 1, generator=generator).to(data.device)
-        batch.cameras[..., 0] += error
-        return batch, points
+        points = torch.cat([uniform_points(size, self.points, generator, data.device), near], dim=1)
+        return batch, points, target
 
-    def forward(self, batch: Batch, points: Tensor) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, points: Tensor, target: bool) -> dict[str, Tensor]:
         """Parts of the loss.
 
         Args:
             batch: V views, or V + 1 with a target for colour at the end.
             points: [B, P, 3] in the episode's frame; the first half is spread evenly.
+            target: whether there is one.
         """
-        sources = batch.images.shape[1] - (batch.images.shape[1] > 1)
+        sources = batch.images.shape[1] - target
         conditional = condition(self.network, batch.images[:, :sources], batch.cameras[:, :sources])
         half = self.config.cube_half
         truth = batch.distance(points) / half
@@ -72,7 +92,7 @@ class SparseNeuSObjective(nn.Module):
             "dice": (1 - (2 * overlap + 1) / (total + 1)).mean(),
             "distance": (predicted.float().clamp(-limit, limit) - truth.clamp(-limit, limit)).abs().mean() / limit,
         }
-        if batch.images.shape[1] > 1:
+        if target:
             parts["color"] = self.color_loss(batch, conditional)
         return parts
 
@@ -99,22 +119,29 @@ class SparseNeuSObjective(nn.Module):
         weights = {"occupancy": 1.0, "dice": 1.0, "distance": 1.0, "color": 0.5}
         return torch.stack([weights[name] * value for name, value in parts.items()]).sum()
 
+    def score(self, data: EpisodeTensors) -> dict[str, float]:
+        """Mean volume IoU from the input alone, and with drawn views where there are any."""
+        scores = {"iou": self.iou(data, 1)}
+        if self.drawn_val is not None:
+            scores["iou_drawn"] = self.iou(self.drawn_val, self.drawn_val.images.shape[2])
+            scores["iou_drawn_input"] = self.iou(self.drawn_val, 1)
+        return scores
+
     @torch.no_grad()
-    def score(self, data: EpisodeTensors, *, views: int = 1, limit: int = 128) -> dict[str, float]:
-        """Mean volume IoU on a 32^3 lattice of each object's first episode, elevation given."""
+    def iou(self, data: EpisodeTensors, views: int) -> float:
+        """Mean volume IoU on a 32^3 lattice of each object's first episode from its first views."""
         half = self.config.cube_half
         axis = (torch.arange(32, device=data.device) + 0.5) / 16 - 1
         lattice = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(1, -1, 3)
         values = []
-        for start in range(0, min(len(data), limit), 8):
+        for start in range(0, len(data), 8):
             batch = data.first(slice(start, start + 8), views)
             points = lattice.expand(len(batch.images), -1, -1)
             conditional = condition(self.network, batch.images, batch.cameras)
             predicted = self.network.sdf(points, conditional)[0] < 0
             truth = batch.distance(points * half) < 0
             values.append((predicted & truth).sum(1) / (predicted | truth).sum(1).clamp(min=1))
-        iou = torch.cat(values).float()
-        return {f"iou_{views}": float(iou.mean())}
+        return float(torch.cat(values).float().mean())
 
 
 def condition(network: SparseNeuS, images: Tensor, cameras: Tensor) -> Conditional:
