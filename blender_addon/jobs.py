@@ -18,7 +18,6 @@ from .protocol.messages import Event, Settings
 from .protocol.validation import check_settings
 from .scene import images
 from .scene.cameras import picture_view
-from .scene.preview import IMAGE_NAME
 from .scene.results import Wish
 from .scene.stamps import Stamp, stamp_of, variants_of
 
@@ -102,8 +101,8 @@ def picture_of(context: bpy.types.Context) -> bpy.types.Image | None:
 
     def open_in(area: bpy.types.Area | None) -> bpy.types.Image | None:
         image = area.spaces.active.image if area is not None and area.type == "IMAGE_EDITOR" else None
-        usable = image is not None and image.type not in {"RENDER_RESULT", "COMPOSITING"} and image.name != IMAGE_NAME
-        return image if usable else None
+        usable = image is not None and image.type not in {"RENDER_RESULT", "COMPOSITING"}
+        return image if usable and images.SHEET_TAG not in image else None
 
     areas = context.screen.areas if context.screen else ()
     choices = [open_in(context.area), context.scene.turnaround.picture, *map(open_in, areas)]

@@ -54,7 +54,7 @@ class TURNAROUND_AP_preferences(bpy.types.AddonPreferences):
 
         layout = self.layout
         layout.use_property_split = True
-        layout.prop(self, "place", expand=True)
+        layout.row().prop(self, "place", expand=True)
         if self.place == "LOCAL":
             layout.prop(
                 self, "python", placeholder=" ".join(find_command(self)[:1]) if find_command(self) else "Not Found"

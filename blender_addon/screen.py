@@ -1,4 +1,4 @@
-"""What a timer must ask of Blender's windows: to draw again, and to end a step of undo."""
+"""What a timer must ask of Blender's windows: to draw again, to show colours, and to end a step of undo."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ def redraw() -> None:
                 for region in area.regions:
                     if region.type == "UI":
                         region.tag_redraw()
+
+
+def show_colors() -> None:
+    """Has Solid views show colour attributes, where they are left at Blender's default of one colour a material."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "VIEW_3D":
+                shading = area.spaces.active.shading
+                if shading.type == "SOLID" and shading.color_type == "MATERIAL":
+                    shading.color_type = "VERTEX"
 
 
 def push_undo(message: str) -> None:

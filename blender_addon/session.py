@@ -304,6 +304,7 @@ class Session:
             self.fail(error)
         else:
             self._match(obj, job, scene)
+            screen.show_colors()
             screen.push_undo(job.undo)
         if message.index == message.count - 1:
             self._end_job()
@@ -320,7 +321,8 @@ class Session:
         if scene is None:
             return
         try:
-            preview.show(arrays, scene, job.wish)
+            if preview.show(arrays, scene, job.wish):
+                screen.show_colors()
         except TurnaroundError as error:  # a preview is a courtesy; the job goes on
             log.warning("preview: %s", error)
 

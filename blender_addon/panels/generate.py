@@ -130,9 +130,12 @@ def _draw_engine(layout: bpy.types.UILayout, context: bpy.types.Context, engine:
         widgets.wrapped(layout, context, engine.hint or "Its weights are missing.", icon="ERROR")
     group = getattr(context.scene, engines.attribute(engine.name), None)
     if group is not None:
-        column = layout.column(align=True)
-        for option in engine.options:
-            column.prop(group, option.name)
+        header, body = layout.panel("turnaround_engine", default_closed=True)
+        header.label(text=f"{engine.label} Settings")
+        if body is not None:
+            column = body.column(align=True)
+            for option in engine.options:
+                column.prop(group, option.name)
 
 
 def draw_job(layout: bpy.types.UILayout, context: bpy.types.Context, job: Job) -> None:

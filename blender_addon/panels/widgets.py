@@ -11,6 +11,8 @@ from ..protocol.errors import TurnaroundError
 
 CHARACTER_WIDTH = 6.4
 """About the width of a character in Blender's interface font, in pixels at scale 1."""
+PADDING_CHARACTERS = 4
+"""What a button needs beside its word, in characters."""
 
 
 def wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, *, icon: str = "NONE") -> None:
@@ -29,10 +31,15 @@ def wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, *
 
 
 def choices(layout: bpy.types.UILayout, owner: bpy.types.PropertyGroup, name: str) -> None:
-    """An enum as a row of buttons over the whole width; beside a label their words would not fit."""
-    row = layout.row()
-    row.use_property_split = False
-    row.prop(owner, name, expand=True)
+    """An enum as a row of buttons over the whole width, each as wide as its word needs."""
+    rest = layout.row(align=True)
+    rest.use_property_split = False
+    items = owner.bl_rna.properties[name].enum_items
+    widths = [len(item.name) + PADDING_CHARACTERS for item in items]
+    for number, item in enumerate(items):
+        part = rest.split(factor=widths[number] / sum(widths[number:]), align=True) if number < len(items) - 1 else rest
+        part.prop_enum(owner, name, item.identifier)
+        rest = part
 
 
 def problem(layout: bpy.types.UILayout, context: bpy.types.Context, error: TurnaroundError) -> None:

@@ -24,6 +24,8 @@ MOST_PIXELS = 1 << 26
 """Blender hands out pixels as floats, 16 bytes each: 1 GiB at this bound."""
 CHUNK_PIXELS = 1 << 21
 TILE_SIDE = 256
+SHEET_TAG = "turnaround_views"
+"""Marks a contact sheet, which is no picture to work from."""
 
 
 def check_size(width: int, height: int) -> None:

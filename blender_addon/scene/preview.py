@@ -27,23 +27,28 @@ def merged(older: Mapping[str, NDArray[Any]], newer: Mapping[str, NDArray[Any]])
     return {name: array for name, array in older.items() if name not in mesh} | dict(newer)
 
 
-def show(arrays: Mapping[str, NDArray[Any]], scene: bpy.types.Scene, wish: Wish) -> None:
+def show(arrays: Mapping[str, NDArray[Any]], scene: bpy.types.Scene, wish: Wish) -> bool:
     """Shows what a progress event brought: a coarse mesh where the result will stand, and the views drawn so far.
+
+    Returns:
+        Whether a preview object has appeared that was not there before.
 
     Raises:
         TurnaroundError: `result.invalid`.
     """
+    appeared = False
     vertices = arrays.get("vertices")
     if vertices is not None and wish.replaces is None and 0 < len(vertices) <= MOST_VERTICES:
         faces = arrays.get("faces", np.empty((0, 3), dtype=np.int32))
-        _show_mesh(vertices, faces, arrays.get("colors"), scene, wish)
+        appeared = _show_mesh(vertices, faces, arrays.get("colors"), scene, wish)
     views = arrays.get("views")
     if views is not None and len(views):
         side = max(16, int(np.sqrt(MOST_VIEW_PIXELS / (len(views) + 1))))
         step = max(1, -(-views.shape[1] // side))
         cutout = arrays.get("cutout")
         sheet = images.contact_sheet(views[:, ::step, ::step], cutout)
-        images.write(IMAGE_NAME, sheet, bpy.data.images.get(IMAGE_NAME))
+        images.write(IMAGE_NAME, sheet, bpy.data.images.get(IMAGE_NAME))[images.SHEET_TAG] = True
+    return appeared
 
 
 def _show_mesh(
@@ -52,7 +57,7 @@ def _show_mesh(
     colors: NDArray[np.uint8] | None,
     scene: bpy.types.Scene,
     wish: Wish,
-) -> None:
+) -> bool:
     meshes.check(vertices, faces, colors)
     mesh = meshes.build(OBJECT_NAME, meshes.base_of(vertices, wish.height).local(vertices), faces, colors)
     mesh.materials.append(materials.shared_material())
@@ -64,9 +69,10 @@ def _show_mesh(
         obj.hide_render = True
         scene.collection.objects.link(obj)
         obj.matrix_world = placement.at_cursor(Vector(wish.cursor))
-    else:
-        old, obj.data = obj.data, mesh
-        bpy.data.meshes.remove(old)
+        return True
+    old, obj.data = obj.data, mesh
+    bpy.data.meshes.remove(old)
+    return False
 
 
 def views_image() -> bpy.types.Image | None:

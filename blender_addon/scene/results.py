@@ -163,6 +163,7 @@ def _keep_views(name: str, arrays: Mapping[str, NDArray[Any]], target: bpy.types
     old = stamp_of(target)
     image = bpy.data.images.get(old.views) if old else None
     image = images.write(f"{name} Views", images.contact_sheet(views, arrays.get("cutout")), image)
+    image[images.SHEET_TAG] = True
     image.pack()
     image.use_fake_user = True
     image.preview_ensure()

@@ -56,7 +56,7 @@ def _fill(mask: Mask, corners: NDArray[np.float32], low: NDArray[np.int32], bloc
 def overlap(first: Mask, second: Mask) -> float:
     """Intersection over union; 0 if both are empty."""
     union = np.count_nonzero(first | second)
-    return np.count_nonzero(first & second) / union if union else 0.0
+    return float(np.count_nonzero(first & second) / union) if union else 0.0
 
 
 def best_similarity(
