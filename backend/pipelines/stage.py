@@ -73,10 +73,14 @@ class Progress:
     variant: int = 0
     span: tuple[float, float] = (0.0, 1.0)
     """The part of the whole job, as fractions, that the current stage fills."""
+    can_keep: bool = False
+    """Whether the current stage may be ended early: there is something to build the result from."""
 
-    def begin(self, stage: str, span: tuple[float, float], preview: Preview | None = None) -> None:
+    def begin(
+        self, stage: str, span: tuple[float, float], preview: Preview | None = None, *, can_keep: bool = False
+    ) -> None:
         """Enters a stage with a Title Case name for people, which fills `span` of the whole job."""
-        self.stage, self.span = stage, span
+        self.stage, self.span, self.can_keep = stage, span, can_keep
         self.step(0, 0, preview)
 
     def step(self, step: int, total: int, preview: Preview | None = None, *, can_keep: bool = False) -> None:
@@ -88,6 +92,7 @@ class Progress:
         """
         if self.cancel.is_set():
             raise CancelledError
+        can_keep = can_keep or self.can_keep
         low, high = self.span
         fraction = low + (high - low) * (step / total if total else 0.0)
         self.report(Update(self.stage, step, total, fraction, self.variant, can_keep, preview))

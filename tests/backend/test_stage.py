@@ -95,6 +95,8 @@ def test_progress_fills_its_span_and_stops_the_job() -> None:
     progress.step(1, 4)  # cannot be kept here
     with pytest.raises(KeepError):
         progress.step(2, 4, can_keep=True)
+    with pytest.raises(KeepError):
+        progress.begin("Drawing Views", (0.2, 0.6), can_keep=True)
     progress.cancel.set()
     with pytest.raises(CancelledError):
         progress.step(3, 4)

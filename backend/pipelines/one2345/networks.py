@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from backend.geometry.colors import paint
 from backend.geometry.feedback import feedback_maps
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.geometry.meshing import extract_surface
-from backend.pipelines.one2345.selection import near_cameras
+from backend.pipelines.one2345.selection import NO_VIEWS, near_cameras
 from backend.pipelines.stage import Stages
 from backend.preparation.framing import framed_camera
 from backend.reconstructors.sparseneus.adapter import network_images
@@ -49,13 +50,24 @@ class Networks:
 
     def __init__(self, device: str) -> None:
         self.device = device
-        paths = {name: tiny_path(name) for name in ("sparseneus", "xunet", "elevation")}
-        self.digests = {name: weights_digest(path) for name, path in paths.items()}
-        self.reconstructor = SparseNeuSReconstructor(paths["sparseneus"], device)
-        self.generator = XUNetGenerator(paths["xunet"], device)
-        self.regressor = ElevationNet(msgspec.convert(read_config(paths["elevation"]), ElevationConfig))
-        load_into(self.regressor, paths["elevation"])
-        self.regressor.eval().to(device)
+
+    @cached_property
+    def reconstructor(self) -> SparseNeuSReconstructor:
+        """Loaded when first used, as are the others: the picture alone needs no generator."""
+        return SparseNeuSReconstructor(tiny_path("sparseneus"), self.device)
+
+    @cached_property
+    def generator(self) -> XUNetGenerator:
+        """The view generator."""
+        return XUNetGenerator(tiny_path("xunet"), self.device)
+
+    @cached_property
+    def regressor(self) -> ElevationNet:
+        """The elevation regressor."""
+        path = tiny_path("elevation")
+        network = ElevationNet(msgspec.convert(read_config(path), ElevationConfig))
+        load_into(network, path)
+        return network.eval().to(self.device)
 
     # ------------------------------------------------------------------------------------------------- elevation
 
@@ -70,7 +82,8 @@ class Networks:
             mean, spread = self.regressor(both)
             return {"estimate": np.array([float(mean.mean()), float(spread.mean())])}
 
-        mean, spread = stages.run("elevation", compute, picture=picture, weights=self.digests["elevation"])["estimate"]
+        weights = weights_digest(tiny_path("elevation"))
+        mean, spread = stages.run("elevation", compute, picture=picture, weights=weights)["estimate"]
         confidence = 1 / (1 + (spread / 10) ** 2)
         elevation = float(np.clip(mean, -89, 89))
         return Estimate(elevation, float(spread), float(confidence), "estimated", np.empty(0), np.empty(0))
@@ -95,7 +108,7 @@ class Networks:
 
         name = "shape" if len(views) > 1 else "preview"
         arrays = stages.run(
-            name, compute, images=views.images, cameras=views.cameras, weights=self.digests["sparseneus"]
+            name, compute, images=views.images, cameras=views.cameras, weights=weights_digest(tiny_path("sparseneus"))
         )
         return self.reconstructor.restored(arrays)
 
@@ -130,7 +143,7 @@ class Networks:
             cameras=views.cameras,
             resolution=resolution,
             target_faces=target_faces,
-            weights=self.digests["sparseneus"],
+            weights=weights_digest(tiny_path("sparseneus")),
         )
         return Mesh(arrays["vertices"], arrays["faces"], arrays["colors"])
 
@@ -149,9 +162,11 @@ class Networks:
         stages: Stages,
     ) -> ViewSet:
         """The object from each of the cameras, as the generator sees it through the coarse shape."""
-        size = self.generator.config.size
+        if not cameras:  # without loading the generator
+            return NO_VIEWS
 
         def compute() -> dict[str, NDArray[Any]]:
+            size = self.generator.config.size
             maps = feedback_maps(coarse, [camera, *cameras], size)
             views = self.generator.generate(
                 picture,
@@ -175,7 +190,7 @@ class Networks:
             seed=seed,
             steps=steps,
             guidance=guidance,
-            weights=self.digests["xunet"],
+            weights=weights_digest(tiny_path("xunet")),
         )
         return ViewSet(arrays["images"], tuple(cameras))
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
-from backend.pipelines.one2345.selection import view_cameras
+from backend.pipelines.one2345.selection import MAX_VIEWS, NO_VIEWS, view_cameras
 from backend.pipelines.registry import Output, Request
-from backend.pipelines.stage import Preview, Progress, StageCache, Stages
+from backend.pipelines.stage import KeepError, Preview, Progress, StageCache, Stages
 from backend.preparation.framing import DEFAULT_FOV_DEG, frame, framed_camera
 from backend.preparation.matting import cut_out, warnings
 from backend.preparation.picture import check_picture, reduce_picture
@@ -59,7 +59,7 @@ OPTIONS = (
         description="Views to draw of the other sides; -1 takes what the quality asks for, 0 uses the picture alone",
         default=-1,
         minimum=-1,
-        maximum=39,
+        maximum=MAX_VIEWS,
     ),
     OptionSpec(
         name="steps",
@@ -143,17 +143,21 @@ class One2345:
         field = networks.reconstruct(source, stages)
         coarse = networks.coarse_mesh(field, picture, camera)
 
-        progress.begin("Drawing Views", (0.15, 0.8), Preview(mesh=coarse))
-        views = networks.draw(
-            picture,
-            camera,
-            coarse,
-            view_cameras(camera, effort.views),
-            seed=seed,
-            steps=effort.steps,
-            guidance=float(settings.options.get("guidance", 0.0)),
-            stages=stages,
-        )
+        progress.begin("Drawing Views", (0.15, 0.8), Preview(mesh=coarse), can_keep=True)
+        try:
+            views = networks.draw(
+                picture,
+                camera,
+                coarse,
+                view_cameras(camera, effort.views),
+                seed=seed,
+                steps=effort.steps,
+                guidance=float(settings.options.get("guidance", 0.0)),
+                stages=stages,
+            )
+        except KeepError:  # the shape that stands in the viewport is the one that is wanted
+            views = NO_VIEWS
+            progress.keep.clear()
 
         progress.begin("Building the Shape", (0.8, 0.88), Preview(views=views.images) if len(views) else None)
         if len(views):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from backend.elevation.solve import NEAR_MOVES
 from backend.geometry.cameras import Camera
+from backend.geometry.mesh import ViewSet
+
+NO_VIEWS = ViewSet(np.zeros((0, 64, 64, 4), np.uint8), ())
 
 MAX_VIEWS = 39
 """All anchors but the input itself, and the near views of all of them."""
