@@ -6,10 +6,11 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -98,33 +99,23 @@ def generate(
         )
     )
     start = time.perf_counter()
-    run: Callable[[Job, Bar], Iterator[Variant]]
-    if backend or connect:
-        from .remote import Remote
-
-        remote = Remote(connect)
-        info, run = remote.info(pipeline), remote.run
-    else:
-        from .local import Local
-
-        local = Local(device, keep=cache)
-        info, run = local.info(pipeline), local.run
-    settings = msgspec.structs.replace(settings, options=parse_options(option or [], info))
-    job = Job(_picture(picture), pipeline, settings)
-    submit = Submit(request=str(uuid.uuid4()), pipeline=pipeline, settings=settings)
-    check_submit(submit, {"picture": job.picture}, {pipeline: info})
-
     done: list[dict[str, Any]] = []
-    with Bar() as bar:
-        for index, variant in enumerate(run(job, bar)):
-            path = numbered(output, index, variants)
-            write_mesh(variant.mesh, path)
-            if views_out is not None:
-                _write_views(variant, views_out if variants == 1 else views_out / str(index + 1))
-            done.append(_entry(variant, path))
-            for sentence in variant.report.warnings:
-                warn(sentence)
-            output_console().print(str(path), soft_wrap=True, markup=False)
+    with closing(_runner(backend, connect, device, cache)) as runner:
+        info = runner.info(pipeline)
+        settings = msgspec.structs.replace(settings, options=parse_options(option or [], info))
+        job = Job(_picture(picture), pipeline, settings)
+        submit = Submit(request=str(uuid.uuid4()), pipeline=pipeline, settings=settings)
+        check_submit(submit, {"picture": job.picture}, {pipeline: info})
+        with Bar() as bar:
+            for index, variant in enumerate(runner.run(job, bar)):
+                path = numbered(output, index, variants)
+                write_mesh(variant.mesh, path)
+                if views_out is not None:
+                    _write_views(variant, views_out if variants == 1 else views_out / str(index + 1))
+                done.append(_entry(variant, path))
+                for sentence in variant.report.warnings:
+                    warn(sentence)
+                output_console().print(str(path), soft_wrap=True, markup=False)
     if report is not None:
         content = {
             "turnaround": version("turnaround"),
@@ -133,6 +124,29 @@ def generate(
             "variants": done,
         }
         write_file(report, msgspec.json.format(msgspec.json.encode(content)))
+
+
+class Runner(Protocol):
+    """Where jobs run: `Local` or `Remote`."""
+
+    def info(self, name: str) -> PipelineInfo:
+        """How a pipeline presents itself."""
+
+    def run(self, job: Job, bar: Bar) -> Iterator[Variant]:
+        """Yields the job's variants."""
+
+    def close(self) -> None:
+        """Lets go of what it holds."""
+
+
+def _runner(backend: bool, connect: str | None, device: DeviceChoice, cache: bool) -> Runner:
+    if backend or connect:
+        from .remote import Remote
+
+        return Remote(connect)
+    from .local import Local
+
+    return Local(device, keep=cache)
 
 
 def numbered(output: Path, index: int, count: int) -> Path:

@@ -49,6 +49,9 @@ class Local:
                 cameras = tuple(_camera(camera) for camera in output.views.cameras)
                 yield Variant(output.mesh, output.views.images, output.cutout, cameras, output.report)
 
+    def close(self) -> None:
+        """Nothing is left open."""
+
 
 def _camera(camera: Camera) -> ViewCamera:
     return ViewCamera(

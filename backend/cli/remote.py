@@ -28,10 +28,12 @@ class Remote:
         string: a connection string, or None for the backend of this machine.
 
     Raises:
-        TurnaroundError: `connection.string`.
+        TurnaroundError: `connection.string`; `backend.none` and what else `local_address` says.
     """
 
     def __init__(self, string: str | None) -> None:
+        if string is None:
+            connection.local_address()  # says at once that none runs, where the client would wait for one to start
         address = connection.local_address if string is None else connection.parse(string)
         self._client = _Cancellable(address, name="turnaround generate")
 
@@ -60,7 +62,7 @@ class Remote:
         """
         client = self._client
         several = job.settings.variants > 1
-        with client, cancel_on_interrupt(client.interrupted):
+        with cancel_on_interrupt(client.interrupted):
             request = client.request = client.submit(job.pipeline, job.settings, job.picture)
             for received in client.follow(request):
                 message = received.message
@@ -73,6 +75,10 @@ class Remote:
                     yield _variant(message, received)
                 elif isinstance(message, Cancelled):
                     raise CancelledError
+
+    def close(self) -> None:
+        """Ends the connection; an open one would keep the process from ending."""
+        self._client.close()
 
 
 class _Cancellable(Client):
