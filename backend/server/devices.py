@@ -7,6 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
+from protocol.errors import TurnaroundError
 from protocol.messages import DeviceInfo
 
 
@@ -26,8 +27,10 @@ def describe(device: str) -> DeviceInfo:
     if device.startswith("cuda"):
         import torch
 
-        if not torch.cuda.is_available():
-            return DeviceInfo(name=f"{device} (not available)", kind="cuda")
+        try:
+            check(device)
+        except TurnaroundError:
+            return DeviceInfo(name=f"{device} (missing)", kind="cuda")
         free, total = torch.cuda.mem_get_info(device)
         return DeviceInfo(
             name=torch.cuda.get_device_name(device), kind="cuda", memory_total=total, memory_used=total - free
@@ -35,6 +38,35 @@ def describe(device: str) -> DeviceInfo:
     kind = "mps" if device == "mps" else "cpu"
     name = platform.processor() or platform.machine() or kind
     return DeviceInfo(name=name, kind=kind, memory_total=_memory_total(), memory_used=_resident())  # type: ignore[arg-type]
+
+
+def others(device: str) -> list[DeviceInfo]:
+    """The further GPUs of a machine whose first is `device`."""
+    if device != "cuda:0":
+        return []
+    import torch
+
+    return [describe(f"cuda:{number}") for number in range(1, torch.cuda.device_count())]
+
+
+def check(device: str) -> None:
+    """Checks that a device can be used.
+
+    Raises:
+        TurnaroundError: `device.missing`.
+    """
+    if not device.startswith("cuda"):
+        return
+    import torch
+
+    number = int(device.partition(":")[2] or 0)
+    if not torch.cuda.is_available() or number >= torch.cuda.device_count():
+        raise TurnaroundError(
+            "device.missing",
+            f'This machine has no device "{device}" that can be used.',
+            "Start the backend with --device auto, or install torch with CUDA.",
+            field="device",
+        )
 
 
 def empty_cache() -> None:

@@ -111,6 +111,7 @@ class LocalEngine:
                 slot.ready, slot.pipelines = True, message.pipelines
             elif isinstance(message, Pong) and message.devices:
                 slot.info, slot.pause = message.devices[0], FIRST_PAUSE
+                self._add(message.devices[1:])
             received.append(FromWorker(slot, message, frames))
 
     def idle(self) -> Slot | None:
@@ -167,6 +168,11 @@ class LocalEngine:
                 slot.process.wait()
             self._forget(slot)
         self.socket.close()
+
+    def _add(self, others: Sequence[DeviceInfo]) -> None:
+        """Starts a worker for each further GPU that the first, asked for "auto", has found."""
+        if others and len(self.slots) == 1:
+            self.slots += [Slot(f"cuda:{number}") for number, _ in enumerate(others, start=1)]
 
     def _start(self, slot: Slot) -> None:
         slot.generation += 1

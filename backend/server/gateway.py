@@ -115,6 +115,7 @@ class Gateway:
         self._tried = False  # a worker has started, or has ended before it could: clients can be answered
         self._greeting: list[Peer] = []
         self._freeing: list[Peer] = []
+        self._told: list[str] = []
 
     def run(self, is_over: Callable[[], str]) -> None:
         """Serves until `stopping` is set or `is_over` gives a reason, then ends the workers.
@@ -269,6 +270,10 @@ class Gateway:
         self._jobs.schedule()
 
     def _on_worker_pong(self) -> None:
+        names = [slot.info.name for slot in self._engine.slots if slot.info is not None]
+        if names != self._told:  # a device has said what it is, after the clients were greeted
+            self._told = names
+            self._on_worker_ready()
         freeing, self._freeing = self._freeing, []
         for peer in freeing:
             self._peers.send(peer, encode(self._pong()))

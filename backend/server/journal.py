@@ -11,6 +11,7 @@ import contextlib
 import mmap
 import shutil
 import sqlite3
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Journal:
         max_jobs: bound of jobs.
 
     Raises:
-        TurnaroundError: `backend.running`, another backend has it open; `disk.journal`, it cannot be opened.
+        TurnaroundError: `backend.running`, another backend has it open; `disk.write`, it cannot be opened.
     """
 
     def __init__(
@@ -84,14 +85,18 @@ class Journal:
         self._max_age, self._max_bytes, self._max_jobs = max_age, max_bytes, max_jobs
         try:
             self._db = self._open()
-        except sqlite3.DatabaseError as error:
+        except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise TurnaroundError(
                     "backend.running",
                     "A backend is already running for this user.",
                     "Use that one, or stop it first.",
                 ) from None
-            (folder / "journal.sqlite").replace(folder / f"journal.broken-{int(time.time())}.sqlite")
+            raise _disk_error(error) from None
+        except sqlite3.DatabaseError:  # not a database any more: set aside, for the backend must start
+            for name in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"):
+                if (folder / name).exists():
+                    (folder / name).replace(folder / f"broken-{int(time.time())}-{name}")
             self._db = self._open()
         self.prune()
 
@@ -129,10 +134,13 @@ class Journal:
         """
         frames = encode(message, arrays)
         size = self._write(job, "picture", frames[1:])
-        self._db.execute(
-            "INSERT INTO jobs (job, request, state, created, submit, bytes) VALUES (?, ?, 'queued', ?, ?, ?)",
-            (job, message.request, time.time(), frames[0], size),
-        )
+        try:
+            self._db.execute(
+                "INSERT INTO jobs (job, request, state, created, submit, bytes) VALUES (?, ?, 'queued', ?, ?, ?)",
+                (job, message.request, time.time(), frames[0], size),
+            )
+        except sqlite3.OperationalError as error:
+            raise _disk_error(error) from None
 
     def get(self, job: str) -> Record | None:
         """The job, if it is known."""
@@ -176,7 +184,7 @@ class Journal:
 
     def set_state(self, job: str, state: State, outcome: bytes | None = None) -> None:
         """Changes a job's state; `running` counts an attempt."""
-        self._db.execute(
+        self._note(
             "UPDATE jobs SET state = ?, outcome = ?, attempts = attempts + ? WHERE job = ?",
             (state, outcome, int(state == "running"), job),
         )
@@ -197,7 +205,7 @@ class Journal:
 
     def add_event(self, job: str, number: int, header: bytes) -> None:
         """Stores an event, without the arrays of its preview."""
-        self._db.execute("INSERT OR REPLACE INTO events VALUES (?, ?, ?)", (job, number, header))
+        self._note("INSERT OR REPLACE INTO events VALUES (?, ?, ?)", (job, number, header))
 
     def last_event(self, job: str) -> int:
         """Number of the last event, 0 if there was none."""
@@ -212,9 +220,11 @@ class Journal:
     def add_result(self, job: str, index: int, frames: Sequence[Buffer]) -> None:
         """Stores a result as it crossed the wire; raises like `add`."""
         size = self._write(job, f"result-{index}", frames[1:])
-        with self._db:
+        try:
             self._db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?)", (job, index, bytes(frames[0])))
-            self._db.execute("UPDATE jobs SET bytes = bytes + ? WHERE job = ?", (size, job))
+        except sqlite3.OperationalError as error:
+            raise _disk_error(error) from None
+        self._note("UPDATE jobs SET bytes = bytes + ? WHERE job = ?", (size, job))
 
     def result_indices(self, job: str) -> list[int]:
         """The results that are there."""
@@ -231,17 +241,16 @@ class Journal:
 
     def add_timings(self, work: str, stages: Sequence[tuple[str, float]]) -> None:
         """Remembers how long each stage of a kind of work took, in their order."""
-        with self._db:
-            for position, (stage, seconds) in enumerate(stages):
-                self._db.execute(
-                    "INSERT INTO timings (work, stage, position, seconds) VALUES (?, ?, ?, ?)",
-                    (work, stage, position, seconds),
-                )
-                self._db.execute(
-                    "DELETE FROM timings WHERE work = ? AND stage = ? AND id NOT IN"
-                    " (SELECT id FROM timings WHERE work = ? AND stage = ? ORDER BY id DESC LIMIT ?)",
-                    (work, stage, work, stage, TIMINGS_KEPT),
-                )
+        for position, (stage, seconds) in enumerate(stages):
+            self._note(
+                "INSERT INTO timings (work, stage, position, seconds) VALUES (?, ?, ?, ?)",
+                (work, stage, position, seconds),
+            )
+            self._note(
+                "DELETE FROM timings WHERE work = ? AND stage = ? AND id NOT IN"
+                " (SELECT id FROM timings WHERE work = ? AND stage = ? ORDER BY id DESC LIMIT ?)",
+                (work, stage, work, stage, TIMINGS_KEPT),
+            )
 
     def timings(self, work: str) -> dict[str, float]:
         """Stage -> median seconds of its last runs, in the stages' order."""
@@ -271,10 +280,16 @@ class Journal:
 
     def forget(self, job: str) -> None:
         """Removes all of a job."""
-        with self._db:
-            for table in ("jobs", "events", "results"):
-                self._db.execute(f"DELETE FROM {table} WHERE job = ?", (job,))
+        for table in ("jobs", "events", "results"):
+            self._note(f"DELETE FROM {table} WHERE job = ?", (job,))
         shutil.rmtree(self._folder / job, ignore_errors=True)
+
+    def _note(self, statement: str, values: tuple[Any, ...]) -> None:
+        """Writes what a job can go on without; a full disk is said in the log."""
+        try:
+            self._db.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            print(f"journal: {error}", file=sys.stderr, flush=True)
 
     # --------------------------------------------------------------------------------------------------- files
 
@@ -290,12 +305,7 @@ class Journal:
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise TurnaroundError(
-                "disk.write",
-                "The backend cannot write to its disk.",
-                "Make room on the disk, then try again.",
-                details=str(error),
-            ) from None
+            raise _disk_error(error) from None
 
     def _frames(self, job: str, name: str, header: bytes, specs: Any) -> list[Buffer]:
         try:
@@ -308,3 +318,12 @@ class Journal:
                 "job.forgotten", "The files of this job are gone.", "Generate it again.", details=str(error)
             ) from None
         return frames_of(header, body, specs)
+
+
+def _disk_error(error: Exception) -> TurnaroundError:
+    return TurnaroundError(
+        "disk.write",
+        "The backend cannot write to its disk.",
+        "Make room on the disk, then try again.",
+        details=str(error),
+    )

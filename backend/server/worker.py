@@ -115,7 +115,8 @@ class Worker:
         device = self._config.device
         if self._config.warm or device == "auto":
             device = devices.resolve(device)
-        self._send(Pong(devices=(devices.describe(device),)))
+        others = devices.others(device) if self._config.device == "auto" else []
+        self._send(Pong(devices=(devices.describe(device), *others)))
         while True:
             try:
                 message, arrays = self._inbox.get(timeout=IDLE_SECONDS)
@@ -177,6 +178,7 @@ class Worker:
         self._held, self._stage, self._previewed = {}, None, 0.0
         out_of_memory = False
         try:
+            devices.check(device)
             pipeline = self._pipelines[message.pipeline]
             request = registry.Request(arrays["picture"], message.settings, arrays.get("matte"))
             self._draw(job, pipeline, request, device)

@@ -221,6 +221,20 @@ def test_a_client_that_comes_back_gets_what_it_missed(client, backend):
     assert caught.value.code == "job.unknown"
 
 
+def test_who_attaches_in_the_middle_sees_the_preview(client, backend):
+    request = client.submit("fake", settings(steps=1000, delay=0.05), PICTURE)
+    first_step(client, request)
+    with backend.client() as other:
+        other.connect()
+        other.attach(client.followed[request].job)
+        seen = []
+        until(lambda: seen.extend(other.wait(0.1)) or any("cutout" in arrays for _, arrays in seen))
+        other.cancel(client.followed[request].job)
+        until(lambda: seen.extend(other.wait(0.1)) or isinstance(seen[-1].message, Cancelled))
+    numbers = [m.number for m, _ in seen if isinstance(m, Event)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
 def test_remaining_time_is_learned(client):
     for _ in range(2):
         messages = gather(client, client.submit("fake", settings(variants=2, steps=10, delay=0.04), PICTURE))

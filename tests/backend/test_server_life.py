@@ -15,15 +15,17 @@ import pytest
 import zmq
 from server_fixture import Backend, until
 
+from backend.server.journal import Journal
 from protocol import connection
 from protocol.client import Client
 from protocol.connection import Address
 from protocol.errors import TurnaroundError
 from protocol.framing import MAX_FRAME, encode
-from protocol.messages import Event, Failed, Hello, Ping, Pong, Result, Settings
+from protocol.messages import Event, Failed, Hello, Ping, Pong, Result, Settings, Submit
 from protocol.security import KeyPair, client_key_path, server_keys
 
 PICTURE = np.full((16, 16, 4), 200, np.uint8)
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 LONG = Settings(options={"steps": 1000, "delay": 0.05})
 
 
@@ -82,6 +84,7 @@ def test_killed_in_the_middle_it_runs_the_job_again_and_keeps_results(backend):
     backend.stop()
 
 
+@linux
 def test_sigterm_ends_all_and_a_second_backend_is_refused(backend):
     backend.start()
     assert connection.find().pid == backend.process.pid
@@ -101,6 +104,19 @@ def test_sigterm_ends_all_and_a_second_backend_is_refused(backend):
     assert connection.find() is None
     assert not connection.path().exists()
     assert not any(connection.alive(pid) for pid in workers)
+
+
+def test_a_journal_forgets_the_oldest_first(tmp_path):
+    journal = Journal(tmp_path, max_bytes=3 * PICTURE.nbytes)
+    for number in range(5):
+        message = Submit(request=f"r{number}", pipeline="fake", settings=Settings())
+        journal.add(f"j{number}", message, {"picture": PICTURE})
+        journal.set_state(f"j{number}", "queued" if number == 0 else "done")
+    journal.prune()
+    assert [summary.job for summary in journal.summaries()] == ["j4", "j3", "j2", "j0"]  # what waits is never forgotten
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"j4", "j3", "j2", "j0"}
+    np.testing.assert_array_equal(journal.pictures(journal.get("j4"))["picture"], PICTURE)
+    journal.close()
 
 
 def children(pid):
@@ -123,6 +139,7 @@ def test_it_ends_with_its_parent_and_on_request(backend):
     assert process.wait(timeout=20) == 0
 
 
+@linux
 def test_workers_end_when_the_gateway_is_killed(backend):
     backend.start()
     with backend.client() as client:
@@ -134,6 +151,7 @@ def test_workers_end_when_the_gateway_is_killed(backend):
     until(lambda: not any(connection.alive(pid) for pid in workers))
 
 
+@linux
 def test_strangers_and_garbage_cost_nothing(backend):
     backend.start()
     found = connection.find()
@@ -269,6 +287,37 @@ def test_a_port_that_is_taken_is_told(backend):
     assert process.returncode != 0
 
 
+@linux
+def test_a_full_disk_fails_the_job_and_not_the_backend(backend):
+    import resource
+
+    backend.start()
+    with backend.client() as client:
+        client.connect()
+        limit = resource.prlimit(backend.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(backend.process.pid, resource.RLIMIT_FSIZE, (1_000_000, limit[1]))
+        large = Settings(variants=2, options={"vertices": 1_000_000})
+        with pytest.raises(TurnaroundError) as caught:
+            list(client.follow(client.submit("fake", large, PICTURE)))
+        assert caught.value.code == "disk.write"
+        with pytest.raises(TurnaroundError) as caught:
+            list(client.follow(client.submit("fake", Settings(), np.zeros((1000, 1000, 4), np.uint8))))
+        assert caught.value.code == "disk.write"
+        assert isinstance(list(client.follow(client.submit("fake", Settings(), PICTURE)))[-1].message, Result)
+    backend.stop()
+
+
+def test_a_broken_journal_is_set_aside(backend):
+    (backend.home / "jobs").mkdir()
+    (backend.home / "jobs" / "journal.sqlite").write_bytes(b"this was a database" * 1000)
+    backend.start()
+    with backend.client() as client:
+        client.connect()
+        assert isinstance(list(client.follow(client.submit("fake", Settings(), PICTURE)))[-1].message, Result)
+    backend.stop()
+    assert list((backend.home / "jobs").glob("broken-*"))
+
+
 def test_a_stopped_backend_does_not_hold_a_polling_client(backend):
     backend.start()
     with backend.client() as client:
@@ -276,7 +325,7 @@ def test_a_stopped_backend_does_not_hold_a_polling_client(backend):
         os.kill(backend.process.pid, signal.SIGSTOP)
         try:
             client.ping()
-            assert client.poll() == []
+            assert not any(isinstance(message, Pong) for message, _ in client.poll())
         finally:
             os.kill(backend.process.pid, signal.SIGCONT)
         received = []
