@@ -13,10 +13,13 @@ from protocol.client import Client
 HERE = Path(__file__).parent
 CODE = """
 import sys, json
+from backend.server import jobs
 from backend.server.serve import serve
 from protocol.errors import TurnaroundError
+arguments = json.loads(sys.argv[1])
+jobs.CANCEL_SECONDS = arguments.pop("cancel_seconds", jobs.CANCEL_SECONDS)
 try:
-    serve(device="cpu", pipelines="fake_pipelines:PIPELINES", warm=False, **json.loads(sys.argv[1]))
+    serve(device="cpu", pipelines="fake_pipelines:PIPELINES", warm=False, **arguments)
 except TurnaroundError as error:
     sys.exit(f"{error.code}: {error}")
 """

@@ -21,7 +21,7 @@ from protocol.client import Client
 from protocol.connection import Address
 from protocol.errors import TurnaroundError
 from protocol.framing import MAX_FRAME, encode
-from protocol.messages import Event, Failed, Hello, Ping, Pong, Result, Settings, Submit
+from protocol.messages import Cancelled, Event, Failed, Hello, Ping, Pong, Result, Settings, Submit
 from protocol.security import KeyPair, client_key_path, server_keys
 
 PICTURE = np.full((16, 16, 4), 200, np.uint8)
@@ -149,6 +149,18 @@ def test_workers_end_when_the_gateway_is_killed(backend):
     workers = children(backend.process.pid)
     backend.kill()
     until(lambda: not any(connection.alive(pid) for pid in workers))
+
+
+def test_a_job_that_does_not_listen_loses_its_worker(backend):
+    backend.start(json.dumps({"cancel_seconds": 0.3}))
+    with backend.client() as client:
+        client.connect()
+        deaf = client.submit("fake", Settings(options={"steps": 1000, "delay": 0.05, "mode": "deaf"}), PICTURE)
+        until(lambda: client.wait(0.1) is not None and client.followed[deaf].last_seen >= 3)
+        client.cancel(deaf)
+        assert isinstance(list(client.follow(deaf))[-1].message, Cancelled)
+        assert isinstance(list(client.follow(client.submit("fake", Settings(), PICTURE)))[-1].message, Result)
+    backend.stop()
 
 
 @linux
