@@ -16,6 +16,8 @@ from protocol.messages import BackendMessage, Pong
 MEGABYTES = 100
 ROUNDS = 7
 
+TARGETS = {"share_of_bare": (">=", 0.8)}
+
 
 def measure(megabytes: int = MEGABYTES, rounds: int = ROUNDS) -> dict[str, float]:
     """Sends an array of `megabytes` from thread to thread over loopback TCP.

@@ -40,12 +40,11 @@ def bench(
     for name in names or known:
         error_console().print(f"Measuring {name} ...")
         try:
-            for found in importlib.import_module(f"backend.bench.{name}").measure():
-                rows.append({"benchmark": name, **msgspec.structs.asdict(found), "met": found.met})
-                sign = {"lower": "<=", "higher": ">="}[found.better]
-                target = "" if found.target is None else f"{sign} {found.target:g} {found.unit}"
-                met = {True: "yes", False: "no", None: ""}[found.met]
-                table.add_row(name, found.name, f"{found.value:.4g} {found.unit}", target, met)
+            for row in package.run(name, importlib.import_module(f"backend.bench.{name}")):
+                rows.append({**msgspec.structs.asdict(row), "met": row.met})
+                target = f"{row.target[0]} {row.target[1]:g}" if row.target else ""
+                met = {True: "yes", False: "no", None: ""}[row.met]
+                table.add_row(name, row.name.replace("_", " "), f"{row.value:.4g}", target, met)
         except TurnaroundError as error:  # one that cannot run here must not take the others with it
             warn(f"{name}: {error}")
             rows.append({"benchmark": name, "error": error.code, "sentence": error.sentence})

@@ -292,16 +292,15 @@ def test_bench_names_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     import backend.bench
 
     (tmp_path / "speed.py").write_text(
-        "from backend.bench import Measurement\n"
+        "TARGETS = {'job_seconds': ('<=', 3.0), 'rate': ('>=', 3.0)}\n"
         "def measure():\n"
-        "    yield Measurement('Fast', 2.0, 's', target=3.0)\n"
-        "    yield Measurement('Rate', 2.0, 'MB/s', target=3.0, better='higher')\n"
+        "    return {'job_seconds': 2.0, 'rate': 2.0, 'bytes': 7}\n"
     )
     monkeypatch.setattr(backend.bench, "__path__", [str(tmp_path)])
     result = turnaround("bench", "-o", tmp_path / "bench.json")
     assert result.exit_code == 0, result.output
     rows = json.loads((tmp_path / "bench.json").read_text())["measurements"]
-    assert [(row["name"], row["met"]) for row in rows] == [("Fast", True), ("Rate", False)]
+    assert [(row["name"], row["met"]) for row in rows] == [("job_seconds", True), ("rate", False), ("bytes", None)]
     unknown = turnaround("bench", "magic")
     assert unknown.exit_code == 1
     assert "speed" in unknown.stderr
