@@ -13,8 +13,9 @@ from ..protocol.messages import Report
 from .meshes import Base
 from .silhouettes import Mask
 
-KEY = "turnaround"
-"""Name of the custom property; its value is JSON, so that other tools can read it too."""
+KEY = "turnaround_result"
+"""Name of the custom property; its value is JSON, so that other tools can read it too. Not the name of a property group:
+before Blender 5 those are kept among the custom properties."""
 MATTE_SIDE = 128
 
 
