@@ -101,7 +101,7 @@ def warn(sentence: str) -> None:
 
 
 class Bar:
-    """A job's progress: a moving bar in a terminal, one line for each stage anywhere else."""
+    """A job's progress: a moving bar in a terminal, a line for each stage and each tenth anywhere else."""
 
     def __init__(self) -> None:
         self._console = error_console()
@@ -116,14 +116,15 @@ class Bar:
             disable=not self._console.is_terminal,
         )
         self._task = self._progress.add_task("Starting", total=1.0)
-        self._stage = ""
+        self._line = ("", 0)
 
     def update(self, stage: str, step: int, total: int, fraction: float, label: str = "") -> None:
         """Shows the stage, the step in it and the share of the whole job that is done."""
         shown = f"{label}{stage}"
-        if self._progress.disable and shown != self._stage:
-            self._console.print(f"{shown} ({fraction:.0%})")
-        self._stage = shown
+        line = (shown, int(fraction * 10))
+        if self._progress.disable and line != self._line:
+            self._console.print(f"{shown} ({fraction:.0%})", markup=False)
+        self._line = line
         steps = f" {step}/{total}" if total > 1 else ""
         self._progress.update(self._task, description=f"{shown}{steps}", completed=fraction)
 

@@ -35,7 +35,7 @@ def list_models(
         return
     table = Table()
     for heading in ("Name", "Engine", "Licence", "Commercial use", "Memory", "Present"):
-        table.add_column(heading, no_wrap=heading in ("Name", "Engine"))
+        table.add_column(heading, no_wrap=heading in ("Name", "Engine"), overflow="fold")
     for entry, present in entries:
         memory = f"{entry.memory_gb:g} GB" if entry.memory_gb else ""
         table.add_row(
