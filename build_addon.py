@@ -15,6 +15,7 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from platform import machine
 from string import Template
 
 ROOT = Path(__file__).resolve().parent
@@ -36,6 +37,12 @@ PIP_PLATFORMS = {
 }
 EPOCH = (1980, 1, 1, 0, 0, 0)
 LEFT_OUT = {"requirements.txt", "blender_manifest.toml"}
+
+
+def this_platform() -> str:
+    """The platform of this machine, as Blender calls it."""
+    system = {"linux": "linux", "darwin": "macos", "win32": "windows"}[sys.platform]
+    return f"{system}-{'arm64' if machine().lower() in {'arm64', 'aarch64'} else 'x64'}"
 
 
 def wheels(platform: str) -> list[Path]:

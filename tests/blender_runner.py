@@ -45,25 +45,41 @@ def test_names(script: Path) -> list[str]:
     return re.findall(r"^def (test_\w+)\(", script.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def run(script: Path, addon: Path, folder: Path, *, seconds: int = 240, **environment: str) -> dict[str, str]:
-    """Runs a file's tests inside Blender: name -> "" if it passed, else the reason."""
+def output_of(script: Path, addon: Path, folder: Path, *, seconds: int = 240, **environment: str) -> str:
+    """What a file says that runs inside Blender; its last words too if it does not end by itself."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "TURNAROUND_"))}
     clean |= {"BLENDER_USER_RESOURCES": str(folder / "profile"), "TURNAROUND_HOME": str(folder / "home")}
     command = [str(bpy_python()), "-I", str(Path(__file__).resolve()), str(script), str(addon)]
-    try:
-        done = subprocess.run(
-            command, env=clean | environment, cwd=folder, capture_output=True, text=True, timeout=seconds, check=False
-        )
-        output, ending = done.stdout, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    except subprocess.TimeoutExpired as error:
-        output = (error.stdout or b"").decode(errors="replace")
-        ending = f"no end after {seconds} s\n{output[-3000:]}"
-    results = {}
-    for line in output.splitlines():
-        if line.startswith(MARK):
-            name, problem = json.loads(line.removeprefix(MARK))
-            results[name] = problem
-    return {name: results.get(name, f"did not run: {ending}") for name in test_names(script)}
+    with (folder / "output.txt").open("w+", encoding="utf-8", errors="replace") as said:
+        process = subprocess.Popen(command, env=clean | environment, cwd=folder, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            ending = f"exit code {process.wait(seconds)}"
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            ending = f"no end after {seconds} s"
+        said.seek(0)
+        return f"{said.read()}\n{ending}"
+
+
+def run(script: Path, addon: Path, folder: Path, *, seconds: int = 240, **environment: str) -> dict[str, str]:
+    """Runs a file's tests inside Blender: name -> "" if it passed, else the reason."""
+    output = output_of(script, addon, folder, seconds=seconds, **environment)
+    said = dict(json.loads(line.removeprefix(MARK)) for line in output.splitlines() if line.startswith(MARK))
+    return {name: said.get(name, f"did not run: {output[-4000:]}") for name in test_names(script)}
+
+
+def backend_program(folder: Path) -> dict[str, str]:
+    """Environment for Blender with a `turnaround` program as pip would install it, but that it sees a plugin too."""
+    program = folder / "turnaround"
+    plugin = ROOT / "tests" / "end_to_end" / "plugin"
+    program.write_text(
+        f"#!/bin/sh\nexport PYTHONPATH='{plugin}:{ROOT}'\n"
+        f"exec '{sys.executable}' -c 'from backend.cli import app; app()' \"$@\"\n"
+    )
+    program.chmod(0o755)
+    told = {"BACKEND_PROGRAM": str(program), "EXAMPLES": str(ROOT / "examples")}
+    return told | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
 
 
 # ------------------------------------------------------------------------------------------------- inside of Blender

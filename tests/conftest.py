@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 from pathlib import Path
 
@@ -16,6 +15,4 @@ def addon_zip(tmp_path_factory):
     """The add-on's zip for this machine, built from the sources as they are."""
     import build_addon
 
-    system = {"linux": "linux", "darwin": "macos", "win32": "windows"}[sys.platform]
-    machine = "arm64" if platform.machine().lower() in {"arm64", "aarch64"} else "x64"
-    return build_addon.build(f"{system}-{machine}", tmp_path_factory.mktemp("dist"))
+    return build_addon.build(build_addon.this_platform(), tmp_path_factory.mktemp("dist"))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from functools import cache
 from pathlib import Path
 
 import blender_runner
 import pytest
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-INSIDE = sorted((HERE / "inside").glob("check_*.py"))
+INSIDE = sorted((Path(__file__).parent / "inside").glob("check_*.py"))
 TESTS = [(script, name) for script in INSIDE for name in blender_runner.test_names(script)]
 
 
@@ -22,14 +19,7 @@ def results(tmp_path_factory, addon_zip):
     @cache
     def of(script):
         folder = tmp_path_factory.mktemp(script.stem)
-        program = folder / "turnaround"  # as pip installs one, but that it also sees the plugin
-        program.write_text(
-            f"#!/bin/sh\nexport PYTHONPATH='{HERE / 'plugin'}:{ROOT}'\n"
-            f"exec '{sys.executable}' -c 'from backend.cli import app; app()' \"$@\"\n"
-        )
-        program.chmod(0o755)
-        told = {"BACKEND_PROGRAM": str(program), "EXAMPLES": str(ROOT / "examples")}
-        told |= {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+        told = blender_runner.backend_program(folder)
         return blender_runner.run(script, addon_zip, folder, seconds=600, **told)
 
     return of
