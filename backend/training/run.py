@@ -20,8 +20,8 @@ from backend.training.loop import train as run_loop
 from backend.weights.store import load_into, tiny_path
 from protocol.errors import TurnaroundError
 
-FEEDBACK_EPISODES = 2
-"""Of each object; making them takes about a fifth of a CPU second each."""
+FEEDBACK_EPISODES = 1
+"""Of each object; making one takes about a fifth of a CPU second."""
 DRAWN_VIEWS, DRAWN_STEPS = 8, 8
 """Of a drawn episode, the input counted in, and denoising steps of each."""
 
