@@ -1,4 +1,4 @@
-"""How long an artist waits: a real backend process, a shipped kind of picture, every figure that the project aims at."""
+"""How long an artist waits: a real backend process, a picture, and every figure that the project aims at."""
 
 from __future__ import annotations
 
