@@ -163,9 +163,13 @@ class Link:
         self._disconnect()
         self._command_until = 0.0
 
+    def ends_with_blender(self) -> bool:
+        """Whether the backend is this Blender's own and goes with it."""
+        return self._process is not None and not preferences().stays
+
     def close(self) -> None:
         """Lets go for good; a backend that this Blender started ends, unless it is to stay."""
-        if self._process is not None and not preferences().stays:
+        if self._process is not None and self.ends_with_blender():
             self._process.stop()
         self._process = None
         self._disconnect()

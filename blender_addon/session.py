@@ -14,14 +14,15 @@ from pathlib import Path
 
 import bpy
 
-from . import engines, screen
+from . import delivery, engines, pending, screen
 from .installation import Installation
 from .jobs import Job, with_its_picture
 from .link import Link, State
+from .preferences import own_folder
 from .protocol.client import Client
 from .protocol.errors import TurnaroundError
 from .protocol.messages import Accepted, Cancel, Cancelled, Event, Failed, Result, Welcome
-from .scene import preview, results
+from .scene import preview
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Session:
         job: the one that runs, or None.
         problem: what went wrong last, until it is dismissed or the next job begins.
         installation: the backend being set up, or None.
+        left_over: a job that an earlier Blender waited for when it went, or None.
     """
 
     def __init__(self) -> None:
@@ -50,6 +52,7 @@ class Session:
         self.job: Job | None = None
         self.problem: TurnaroundError | None = None
         self.installation: Installation | None = None
+        self.left_over = pending.take_left_over(own_folder())
         self._inbox: deque = deque()
         self._drawn: tuple = ()
         self._last_ping = 0.0
@@ -91,6 +94,21 @@ class Session:
             raise TurnaroundError("job.running", "A job is running.", "Wait for its end, or cancel it.")
         self.dismiss()
         self._submit(job, self.link.open())
+        self.redraw()
+
+    def fetch_left_over(self) -> None:
+        """Goes on with the job that an earlier Blender left; raises like `begin`."""
+        job, self.left_over = self.left_over, None
+        if job is not None and self.job is None:
+            self.dismiss()
+            job.request = self.link.open().attach(job.id)
+            self.job = job
+            pending.remember(own_folder(create=True), job)
+        self.redraw()
+
+    def forget_left_over(self) -> None:
+        """Gives it up."""
+        self.left_over = None
         self.redraw()
 
     def open(self) -> None:
@@ -160,9 +178,11 @@ class Session:
         self.redraw()
 
     def close(self) -> None:
-        """Lets go of everything, for good."""
+        """Lets go of everything, for good; a job that goes on elsewhere can be fetched by the next Blender."""
         self.cancel_installation()
-        self._end_job()
+        if self.job is not None and self.link.ends_with_blender():
+            pending.forget(own_folder())
+        preview.clear()
         self.link.close()
 
     # -------------------------------------------------------------------------------------------------------- the tick
@@ -200,7 +220,7 @@ class Session:
         seen: dict = {}
         while self._inbox and time.perf_counter() < deadline:
             message, arrays = self._inbox[0]
-            if isinstance(message, Result) and self._must_wait(message):
+            if isinstance(message, Result) and self._is_ours(message.job) and delivery.must_wait(self.job):
                 break
             self._inbox.popleft()
             if isinstance(message, Event) and arrays and self._is_ours(message.job):
@@ -210,7 +230,7 @@ class Session:
                 seen = {}
                 break  # one result a tick
         if seen and self.job is not None:
-            self._show_preview(self.job, seen)
+            delivery.show_preview(self.job, seen)
         pause = PING_SECONDS if self.link.devices else IDLE_SECONDS
         if client is not None and client.ready and time.monotonic() - self._last_ping > pause:
             self._last_ping = time.monotonic()
@@ -234,6 +254,7 @@ class Session:
                 engines.offer(message.pipelines)
             case Accepted() if job is not None and message.request == job.request:
                 job.id, job.queue_position = message.job, message.queue_position
+                pending.remember(own_folder(create=True), job)
             case Event() if job is not None and message.job == job.id:
                 job.event = message
             case Result() if job is not None and message.job == job.id:
@@ -271,60 +292,21 @@ class Session:
 
     def _end_job(self) -> None:
         """Lets go of the job; its previews go with it."""
-        if self.job is not None and self.link.client is not None:
-            self.link.client.followed.pop(self.job.request, None)
+        if self.job is not None:
+            pending.forget(own_folder())
+            if self.link.client is not None:
+                self.link.client.followed.pop(self.job.request, None)
         self.job = None
         self._inbox.clear()
         preview.clear()
 
-    # ------------------------------------------------------------------------------------------------ into the scene
-
-    def _must_wait(self, message: Result) -> bool:
-        """Whether this is no moment to change the scene: while she edits, undo is not ours, and renders read it."""
-        job = self.job
-        if job is None or message.job != job.id:
-            return False
-        layer = results.view_layer(bpy.data.scenes.get(job.scene) or bpy.context.scene)
-        active = layer.objects.active
-        if active is not None and active.mode != "OBJECT":
-            job.waits_for = "Done: Leave " + active.mode.replace("_", " ").title() + " Mode to See It"
-        elif bpy.app.is_job_running("RENDER"):
-            job.waits_for = "Done: Waiting for the Render"
-        else:
-            job.waits_for = ""
-        return bool(job.waits_for)
-
     def _take(self, job: Job, message: Result, arrays: dict) -> None:
-        """Puts a result into the scene, as one step of undo."""
-        preview.clear()
-        scene = bpy.data.scenes.get(job.scene) or bpy.context.scene
-        try:
-            obj = results.add(message, arrays, job.wish, scene)
-        except TurnaroundError as error:
-            self.fail(error)
-        else:
-            self._match(obj, job, scene)
-            screen.show_colors()
-            screen.push_undo(job.undo)
+        """Puts a result into the scene; the job is done with its last one."""
+        problem = delivery.deliver(job, message, arrays)
+        if problem is not None:
+            self.fail(problem)
         if message.index == message.count - 1:
             self._end_job()
-
-    def _match(self, obj: bpy.types.Object, job: Job, scene: bpy.types.Scene) -> None:
-        if job.wish.match_camera:
-            try:
-                results.match(obj, scene)
-            except TurnaroundError as error:  # the camera may be gone by now; the result stays at the cursor
-                self.fail(error)
-
-    def _show_preview(self, job: Job, arrays: dict) -> None:
-        scene = bpy.data.scenes.get(job.scene)
-        if scene is None:
-            return
-        try:
-            if preview.show(arrays, scene, job.wish):
-                screen.show_colors()
-        except TurnaroundError as error:  # a preview is a courtesy; the job goes on
-            log.warning("preview: %s", error)
 
     def redraw(self) -> None:
         """Has the panels drawn again, if what they show has changed."""
@@ -334,6 +316,7 @@ class Session:
             self.link.version,
             self.link.devices,
             self.problem,
+            self.left_over,
             self.installation and (self.installation.text, self.installation.detail),
             job and (job.id, job.describe(), job.fraction, job.can_keep, job.cancelling),
         )

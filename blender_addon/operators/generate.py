@@ -68,6 +68,39 @@ class TURNAROUND_OT_keep(bpy.types.Operator):
         return {"FINISHED"}
 
 
+class TURNAROUND_OT_fetch_result(bpy.types.Operator):
+    """Fetch the result of the job that was running when Blender was closed"""
+
+    bl_idname = "turnaround.fetch_result"
+    bl_label = "Fetch Result"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether there is one, and no other job runs."""
+        return session.current().left_over is not None and idle(cls)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Asks the backend for it."""
+        try:
+            session.current().fetch_left_over()
+        except TurnaroundError as error:
+            session.current().fail(error)
+            return {"CANCELLED"}
+        return {"FINISHED"}
+
+
+class TURNAROUND_OT_forget_result(bpy.types.Operator):
+    """Give up the job that was running when Blender was closed"""
+
+    bl_idname = "turnaround.forget_result"
+    bl_label = "Forget It"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Gives it up."""
+        session.current().forget_left_over()
+        return {"FINISHED"}
+
+
 class TURNAROUND_OT_roll_seed(bpy.types.Operator):
     """Choose another seed by chance"""
 
@@ -101,4 +134,11 @@ def begin(operator: bpy.types.Operator, make: Callable[[], jobs.Job]) -> set[str
     return {"FINISHED"}
 
 
-CLASSES = (TURNAROUND_OT_generate, TURNAROUND_OT_cancel, TURNAROUND_OT_keep, TURNAROUND_OT_roll_seed)
+CLASSES = (
+    TURNAROUND_OT_generate,
+    TURNAROUND_OT_cancel,
+    TURNAROUND_OT_keep,
+    TURNAROUND_OT_fetch_result,
+    TURNAROUND_OT_forget_result,
+    TURNAROUND_OT_roll_seed,
+)

@@ -32,6 +32,8 @@ class Generate:
         if current.needs_set_up():
             _draw_set_up(layout, context)
             return
+        if current.left_over is not None and current.job is None:
+            _draw_left_over(layout, context, current.left_over)
         layout.use_property_split = True
         layout.use_property_decorate = False
         settings = context.scene.turnaround
@@ -70,6 +72,14 @@ def _draw_installation(layout: bpy.types.UILayout, context: bpy.types.Context, i
     if installation.detail:
         widgets.wrapped(layout, context, installation.detail)
     layout.operator("turnaround.cancel_set_up", icon="X")
+
+
+def _draw_left_over(layout: bpy.types.UILayout, context: bpy.types.Context, job: Job) -> None:
+    box = layout.box()
+    widgets.wrapped(box, context, f"Blender was closed before {job.wish.picture} was done.", icon="INFO")
+    row = box.row(align=True)
+    row.operator("turnaround.fetch_result")
+    row.operator("turnaround.forget_result")
 
 
 def _draw_picture(layout: bpy.types.UILayout, context: bpy.types.Context, settings: bpy.types.PropertyGroup) -> None:

@@ -14,8 +14,10 @@ from .meshes import Base
 from .silhouettes import Mask
 
 KEY = "turnaround_result"
-"""Name of the custom property; its value is JSON, so that other tools can read it too. Not the name of a property group:
-before Blender 5 those are kept among the custom properties."""
+"""Name of the custom property; its value is JSON, so that other tools can read it too.
+
+It is not the name of a property group: before Blender 5 those are kept among the custom properties.
+"""
 MATTE_SIDE = 128
 
 

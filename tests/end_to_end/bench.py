@@ -14,6 +14,7 @@ MARK = "@@measured "
 def main() -> None:
     """Builds, installs and measures."""
     import blender_runner
+
     import build_addon
 
     with tempfile.TemporaryDirectory() as name:

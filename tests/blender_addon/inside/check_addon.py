@@ -98,6 +98,24 @@ def wait(done, seconds=20.0):
         time.sleep(min(session.current().tick(), 0.05))
 
 
+def test_set_up_that_fails_is_explained_and_leaves_no_environment():
+    current = session.current()
+    assert not bpy.app.online_access
+    assert bpy.ops.turnaround.set_up_backend(source="/") == {"CANCELLED"}, "it downloads nothing that is not allowed"
+    folder = import_module(f"{PACKAGE}.preferences").own_folder(create=True)
+    source = folder / "empty"
+    source.mkdir()
+    current.install(str(source), folder)
+    assert current.installation.text == "Making the Environment"
+    wait(lambda: current.installation is None, seconds=120)
+    assert current.problem.code == "setup.failed"
+    assert "Downloading" in current.problem.sentence
+    assert "pyproject.toml" in current.problem.details
+    assert not (folder / "environment").exists()
+    source.rmdir()
+    current.dismiss()
+
+
 def test_an_unknown_engine_appears_with_its_own_settings():
     options = (
         messages.OptionSpec(name="views", label="Views", description="How many.", default=8, minimum=1, maximum=16),

@@ -321,6 +321,32 @@ def test_backend_stops_and_starts_on_request():
     assert bpy.ops.turnaround.free_memory() == {"FINISHED"}
 
 
+def test_job_of_a_blender_that_was_closed_can_be_fetched():
+    pending = import_module(f"{PACKAGE}.pending")
+    current = session.current()
+    folder = import_module(f"{PACKAGE}.preferences").own_folder()
+    engine().steps = 40
+    generate(seed=300)
+    wait(lambda: current.job.event is not None)
+    (noted,) = folder.glob("job-*.json")
+    assert pending.take_left_over(folder) is None, "a Blender that runs keeps its own"
+    gone = noted.rename(folder / "job-999999999.json")  # as if another Blender had asked for it and crashed
+    job, current.job = current.job, None
+    current.link.client.followed.pop(job.request)
+    current.link.reset()
+    preview.clear()
+    current.left_over = pending.take_left_over(folder)
+    assert current.left_over.wish == job.wish
+    assert not gone.exists()
+    assert bpy.ops.turnaround.fetch_result() == {"FINISHED"}
+    finished()
+    (obj,) = results()
+    assert stamps.stamp_of(obj).job == job.id
+    assert current.left_over is None
+    assert not list(folder.glob("job-*.json"))
+    clear()
+
+
 def test_disabling_stops_what_was_started():
     pid = connection.find().pid
     bpy.ops.preferences.addon_disable(module=PACKAGE)

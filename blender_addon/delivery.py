@@ -1,0 +1,66 @@
+"""From the backend into the scene: when a result may be placed, and everything that comes with placing it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import bpy
+from numpy.typing import NDArray
+
+from . import screen
+from .jobs import Job
+from .protocol.errors import TurnaroundError
+from .protocol.messages import Result
+from .scene import preview, results
+
+log = logging.getLogger(__name__)
+
+
+def must_wait(job: Job) -> bool:
+    """Whether this is no moment to change the scene: she is editing, so that undo is not ours, or a render reads it."""
+    active = results.view_layer(_scene(job)).objects.active
+    if active is not None and active.mode != "OBJECT":
+        job.waits_for = "Done: Leave " + active.mode.replace("_", " ").title() + " Mode to See It"
+    elif bpy.app.is_job_running("RENDER"):
+        job.waits_for = "Done: Waiting for the Render"
+    else:
+        job.waits_for = ""
+    return bool(job.waits_for)
+
+
+def deliver(job: Job, message: Result, arrays: Mapping[str, NDArray[Any]]) -> TurnaroundError | None:
+    """Puts a result into the scene as one step of undo; returns what went wrong, if anything did."""
+    preview.clear()
+    scene = _scene(job)
+    problem = None
+    try:
+        obj = results.add(message, arrays, job.wish, scene)
+    except TurnaroundError as error:
+        return error
+    if job.wish.match_camera:
+        try:
+            results.match(obj, scene)
+        except TurnaroundError as error:  # the camera may be gone by now; the result stays at the cursor
+            problem = error
+    screen.show_colors()
+    screen.push_undo(job.undo)
+    return problem
+
+
+def show_preview(job: Job, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Shows what a progress event brought; one that cannot be shown is left out, because the job goes on."""
+    scene = bpy.data.scenes.get(job.scene)
+    if scene is None:
+        return
+    try:
+        if preview.show(arrays, scene, job.wish):
+            screen.show_colors()
+    except TurnaroundError as error:
+        log.warning("preview: %s", error)
+
+
+def _scene(job: Job) -> bpy.types.Scene:
+    """The job's scene, or the one at hand if that is gone."""
+    return bpy.data.scenes.get(job.scene) or bpy.context.scene or bpy.data.scenes[0]
