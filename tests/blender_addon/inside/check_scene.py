@@ -203,6 +203,38 @@ def test_material_is_one_and_reads_the_colour_attribute():
     assert link.from_node.layer_name == meshes.COLOR_ATTRIBUTE
 
 
+def test_colours_show_in_a_render():
+    vertices, faces, colours = asymmetric()
+    mesh = meshes.build("rendered", vertices, faces, colours)
+    mesh.materials.append(materials.shared_material())
+    scene = bpy.context.scene
+    obj = bpy.data.objects.new("rendered", mesh)
+    lamp = bpy.data.objects.new("sun", bpy.data.lights.new("sun", "SUN"))
+    lamp.data.energy = 3.0
+    for member in (obj, lamp):
+        scene.collection.objects.link(member)
+    lamp.rotation_euler = (math.radians(80), 0, 0)
+    scene_camera((0, -2.5, 0), (0, 0, 0), resolution=(64, 64))
+    scene.render.engine, scene.cycles.samples, scene.cycles.device = "CYCLES", 8, "CPU"
+    scene.render.film_transparent = True
+    scene.view_settings.view_transform = "Standard"
+    settings = scene.render.image_settings
+    settings.file_format, settings.color_mode, settings.color_depth = "PNG", "RGBA", "8"
+    with tempfile.TemporaryDirectory() as folder:
+        scene.render.filepath = str(Path(folder) / "render.png")
+        bpy.ops.render.render(write_still=True)
+        picture = images.read(bpy.data.images.load(scene.render.filepath)).astype(int)
+    view = cameras.picture_view(scene, (64, 64))
+    for point, brightest in (((-0.2, -0.05, 0.3), 0), ((0.2, -0.05, -0.3), 1), ((-0.22, -0.25, 0.15), 2)):
+        ((column, row),), _ = view.project(np.array([point]))
+        pixel = picture[int(row), int(column)]
+        assert pixel[3] == 255
+        others = [pixel[channel] for channel in range(3) if channel != brightest]
+        assert pixel[brightest] > 2 * max(others), (point, pixel)
+    for member in (obj, lamp):
+        bpy.data.objects.remove(member)
+
+
 # ----------------------------------------------------------------------------------------------------------- cameras
 
 
