@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -78,7 +79,13 @@ def _remap(picture: F32, x: F32, y: F32) -> F32:
     return np.asarray(sampled, np.float32).reshape(-1, picture.shape[-1])[: len(x)]
 
 
-def paint(mesh: Mesh, picture: NDArray[np.uint8], camera: Camera, views: ViewSet | None = None) -> Mesh:
+def paint(
+    mesh: Mesh,
+    picture: NDArray[np.uint8],
+    camera: Camera,
+    views: ViewSet | None = None,
+    blend: Callable[[F32, F32], F32] | None = None,
+) -> Mesh:
     """The mesh in the pictures' colours.
 
     What the input picture sees takes its colours. The rest takes the drawn views' colours, weighted by how well each
@@ -89,6 +96,7 @@ def paint(mesh: Mesh, picture: NDArray[np.uint8], camera: Camera, views: ViewSet
         picture: the framed input, uint8 [S, S, 4], any size.
         camera: of the input.
         views: drawn views; None or empty leaves the input's colours to spread.
+        blend: vertices and normals to colours [N, 3] in 0..1, in place of the views' weighted mean where they see.
     """
     if not len(mesh.vertices):
         return mesh
@@ -101,7 +109,7 @@ def paint(mesh: Mesh, picture: NDArray[np.uint8], camera: Camera, views: ViewSet
             sharp = drawn.weight**2  # the view that looks straight at a place knows it best
             total += drawn.rgb * sharp[:, None]
             known += sharp
-    others = total / np.maximum(known, 1e-6)[:, None]
+    others = total / np.maximum(known, 1e-6)[:, None] if blend is None else blend(mesh.vertices, normals)
     own, drawn_share = first.weight, (1 - first.weight) * np.minimum(known * 4, 1)
     trusted = own + drawn_share
     rgb = (own[:, None] * first.rgb + drawn_share[:, None] * others) / np.maximum(trusted, 1e-6)[:, None]

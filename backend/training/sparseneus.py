@@ -17,7 +17,7 @@ from backend.reconstructors.sparseneus.network import Conditional, SparseNeuS
 from backend.training.batches import Batch, EpisodeTensors, uniform_points
 from backend.training.data.meshes import TRUNCATION
 
-VIEW_COUNTS = (1, 1, 1, 1, 1, 3, 6)
+VIEW_COUNTS = (1, 1, 1, 1, 1, 1, 1, 3, 6)
 """Views of a step, drawn evenly: mostly the input alone, since that is the hardest and the first thing shown."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ from backend.geometry.mesh import ViewSet
 from backend.pipelines.stage import Progress
 from backend.reconstructors.sparseneus.adapter import network_images, unit_projections
 from backend.reconstructors.sparseneus.config import SparseNeuSConfig
-from backend.reconstructors.sparseneus.network import SparseNeuS
+from backend.reconstructors.sparseneus.network import Conditional, SparseNeuS
 from backend.reconstructors.sparseneus.sdf import lookup
 from backend.weights.store import load_into, read_config
+
+BLEND_CHUNK = 16_384
+"""Points whose colours are blended at once."""
 
 OUTSIDE = 1.0
 """Distance, in unit coordinates, of points that too few views see."""
@@ -77,19 +80,43 @@ class SparseNeuSReconstructor:
         load_into(self.network, weights)
         self.network.eval().to(self.device).channels_last()
 
-    @torch.inference_mode()
     def reconstruct(self, views: ViewSet, *, progress: Progress) -> SdfField:
         """The shape that the views show; the first is the reference, pictures of any size are resampled."""
+        progress.step(0, 1)
+        conditional = self._look(views)
+        progress.step(1, 1)
+        return SdfField(self.network, conditional.volume.float(), conditional.mask.float(), self.config.cube_half)
+
+    def blend(
+        self, views: ViewSet, field: SdfField, points: NDArray[np.float32], normals: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Colours [N, 3] in 0..1 that the blending network gives surface points from the field's views.
+
+        Args:
+            views: those that the field was made from.
+            field: from `reconstruct`.
+            points: [N, 3] in the object frame.
+            normals: unit [N, 3], outward.
+        """
+        conditional = replace(self._look(views), volume=field.volume, mask=field.mask)
+        colors = []
+        with torch.inference_mode():
+            for start in range(0, len(points), BLEND_CHUNK):
+                chunk = slice(start, start + BLEND_CHUNK)
+                x = torch.from_numpy(points[chunk] / self.config.cube_half).to(self.device, torch.float32)
+                n = torch.from_numpy(normals[chunk]).to(self.device, torch.float32)
+                colors.append(self.network.colors(x[None], n[None], conditional)[0].float().cpu().numpy())
+        return np.concatenate(colors) if colors else np.zeros((0, 3), np.float32)
+
+    @torch.inference_mode()
+    def _look(self, views: ViewSet) -> Conditional:
         size = self.config.image_size
         images = np.stack([resampled(image, size) for image in views.images])
         cameras = camera_tensor(views.cameras).to(self.device)[None]
         projections, centers = unit_projections(cameras, self.config)
         pictures = network_images(torch.from_numpy(images).to(self.device)[None], self.config)
-        progress.step(0, 2)
         with torch.autocast(self.device.type, torch.bfloat16 if self.device.type == "cpu" else torch.float16):
-            conditional = self.network.condition(pictures, projections, centers)
-        progress.step(1, 2)
-        return SdfField(self.network, conditional.volume.float(), conditional.mask.float(), self.config.cube_half)
+            return self.network.condition(pictures, projections, centers)
 
     def restored(self, arrays: dict[str, NDArray[Any]]) -> SdfField:
         """The field whose `arrays` these are."""
