@@ -209,6 +209,28 @@ def test_rebuild_keeps_the_object_and_comes_from_the_cache():
     clear()
 
 
+def test_rebuild_sends_the_picture_again_to_a_backend_that_has_forgotten_it():
+    generate()
+    finished()
+    (obj,) = results()
+    stamp = stamps.stamp_of(obj)
+    stamp.job = "forgotten-job"
+    stamp.put(obj)
+    bpy.context.view_layer.objects.active = obj
+    assert bpy.ops.turnaround.rebuild() == {"FINISHED"}
+    finished()
+    (obj,) = results()
+    assert stamps.stamp_of(obj).job not in ("forgotten-job", "")
+
+    stamp.put(obj)
+    bpy.data.images.remove(bpy.data.images["mug.png"])
+    assert bpy.ops.turnaround.rebuild() == {"FINISHED"}
+    wait(idle)
+    assert session.current().problem.code == "job.unknown"
+    assert stamps.stamp_of(obj) == stamp, "nothing is lost"
+    clear()
+
+
 def test_regenerate_stands_beside_the_first_with_the_next_seed():
     generate(seed=3)
     finished()
@@ -319,6 +341,21 @@ def test_backend_stops_and_starts_on_request():
     wait(lambda: session.current().ready)
     wait(lambda: session.current().link.devices)
     assert bpy.ops.turnaround.free_memory() == {"FINISHED"}
+
+
+def test_backend_can_be_reached_by_its_connection_string():
+    preferences = bpy.context.preferences.addons[PACKAGE].preferences
+    running = connection.find()
+    address = connection.remote_address(running.host, running.port, running.server_key)
+    preferences.connection_string = address.string()
+    preferences.place = "REMOTE"
+    generate(seed=200)
+    finished()
+    assert session.current().link.status() == "Connected to Another Computer"
+    assert len(results()) == 1
+    clear()
+    preferences.place = "LOCAL"
+    wait(lambda: session.current().ready)
 
 
 def test_job_of_a_blender_that_was_closed_can_be_fetched():
