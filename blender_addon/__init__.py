@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from . import menus, operators, preferences, properties, session
 from .panels import registration as panels
+from .scene import thumbnails
 
-PARTS = (properties, preferences, session, operators, panels, menus)
+PARTS = (thumbnails, properties, preferences, session, operators, panels, menus)
 
 
 def register() -> None:

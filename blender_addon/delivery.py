@@ -13,7 +13,7 @@ from . import screen
 from .jobs import Job
 from .protocol.errors import TurnaroundError
 from .protocol.messages import Result
-from .scene import preview, results
+from .scene import preview, results, thumbnails
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,9 @@ def deliver(job: Job, message: Result, arrays: Mapping[str, NDArray[Any]]) -> Tu
             results.match(obj, scene)
         except TurnaroundError as error:  # the camera may be gone by now; the result stays at the cursor
             problem = error
+    if job.picture is not None and "cutout" in arrays:
+        thumbnail = thumbnails.compose(job.picture, arrays["cutout"], message.report.framing)
+        thumbnails.show(job.wish.picture, thumbnail)
     screen.show_colors()
     screen.push_undo(job.undo)
     return problem

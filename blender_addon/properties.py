@@ -9,6 +9,7 @@ from bpy.props import EnumProperty, FloatProperty, IntProperty, PointerProperty,
 from bpy.types import PropertyGroup
 
 from . import engines
+from .scene import thumbnails
 
 RESOLUTIONS = {"DRAFT": 64, "STANDARD": 128, "FINE": 192}
 """Marching-cubes cells that each quality asks for."""
@@ -16,6 +17,7 @@ RESOLUTIONS = {"DRAFT": 64, "STANDARD": 128, "FINE": 192}
 
 def _show_picture(settings: PropertyGroup, context: bpy.types.Context) -> None:
     if settings.picture is not None:
+        thumbnails.drop(settings.picture.name)
         settings.picture.preview_ensure()  # here, because drawing must not change anything
 
 

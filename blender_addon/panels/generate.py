@@ -10,7 +10,7 @@ from .. import engines, session
 from ..installation import Installation
 from ..jobs import Job, picture_of
 from ..protocol.errors import TurnaroundError
-from ..scene import images
+from ..scene import images, thumbnails
 from ..scene.stamps import stamp_of
 from . import widgets
 
@@ -94,9 +94,9 @@ def _draw_picture(layout: bpy.types.UILayout, context: bpy.types.Context, settin
             column.label(text=f"Or the open one: {picture.name}")
     if picture is None:
         return
-    preview = picture.preview
-    if preview is not None and preview.icon_id:
-        column.template_icon(icon_value=preview.icon_id, scale=5.0)
+    icon = thumbnails.icon(picture.name) or (picture.preview.icon_id if picture.preview is not None else 0)
+    if icon:
+        column.template_icon(icon_value=icon, scale=5.0)
     problem = size_problem(picture)
     if problem is not None:
         widgets.wrapped(column, context, problem.sentence, icon="ERROR")

@@ -156,6 +156,28 @@ def test_contact_sheet_shows_every_picture():
     assert [int(sheet[y, x, 0]) for y in (5, 40) for x in (5, 40, 70)] == [255, 10, 20, 30, 40, 0]
 
 
+def test_thumbnail_dims_what_was_not_cut_out():
+    thumbnails = import_module(f"{PACKAGE}.scene.thumbnails")
+    picture = np.full((100, 200, 4), 255, np.uint8)
+    cutout = np.zeros((32, 32, 4), np.uint8)
+    cutout[:16, :, 3] = 255  # the upper half of the square is the subject
+    framing = messages.Framing(center_x=150.0, center_y=50.0, side=80.0)
+    shown = thumbnails.compose(picture, cutout, framing)
+
+    def at(x, y):
+        scale = thumbnails.SIDE / 200
+        return shown[int((y + 50) * scale), int(x * scale)]  # a wide picture stands in the middle of the square
+
+    assert at(150, 30)[0] == 1.0
+    assert abs(at(150, 70)[0] - thumbnails.DIMMED) < 1e-6
+    assert abs(at(50, 30)[0] - thumbnails.DIMMED) < 1e-6
+    assert shown[2, 2, 3] == 0.0
+    thumbnails.show("test", shown)
+    thumbnails.drop("test")
+    thumbnails.drop("test")
+    assert not thumbnails.icon("test")
+
+
 # ------------------------------------------------------------------------------------------------------------ meshes
 
 
