@@ -91,7 +91,7 @@ class Networks:
     def match_elevation(self, picture: NDArray[np.uint8], steps: int, seed: int, stages: Stages) -> Estimate:
         """The elevation at which four drawn near views of the input agree (One-2-3-45, section 3.2)."""
         camera = framed_camera(ASSUMED_DEG)
-        coarse = self.reconstruct(ViewSet(picture[None], (camera,)), stages)
+        coarse = self.reconstruct(self.source(picture, camera), stages)
         mesh = self.coarse_mesh(coarse, picture, camera)
         near = near_cameras(camera)
         views = self.draw(picture, camera, mesh, near, seed=seed, steps=steps, guidance=0.0, stages=stages)
@@ -99,6 +99,10 @@ class Networks:
         return solve_elevation(match_views(views.images), NEAR_MOVES, camera=camera, size=size)
 
     # ----------------------------------------------------------------------------------------------------- shape
+
+    def source(self, picture: NDArray[np.uint8], camera: Camera) -> ViewSet:
+        """The input picture as a view, at the size that the reconstructor looks at and views are drawn in."""
+        return ViewSet(resampled(picture, self.reconstructor.config.image_size)[None], (camera,))
 
     def reconstruct(self, views: ViewSet, stages: Stages) -> SdfField:
         """The shape that the views show; the first is the input."""

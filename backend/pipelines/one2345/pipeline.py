@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.geometry.cameras import Camera
-from backend.geometry.mesh import ViewSet
 from backend.pipelines.one2345.selection import MAX_VIEWS, NO_VIEWS, view_cameras
 from backend.pipelines.registry import Output, Request
 from backend.pipelines.stage import KeepError, Preview, Progress, StageCache, Stages
@@ -137,7 +136,7 @@ class One2345:
         progress.begin("Finding the Elevation", (0.05, 0.08))
         elevation = find_elevation(settings, picture, networks, effort.steps, stages)
         camera = framed_camera(elevation.degrees, 0.0, settings.fov_deg or DEFAULT_FOV_DEG)
-        source = ViewSet(picture[None], (camera,))
+        source = networks.source(picture, camera)
 
         progress.begin("Shaping the Preview", (0.08, 0.15))
         field = networks.reconstruct(source, stages)
