@@ -65,7 +65,7 @@ def _xunet() -> tuple[nn.Module, Any]:
 TRAINABLES = {
     "sparseneus": Trainable(_sparseneus, batch_size=3, learning_rate=8e-4),
     "elevation": Trainable(_elevation, batch_size=64, learning_rate=1e-3),
-    "xunet": Trainable(_xunet, batch_size=16, learning_rate=6e-4, looks_at_feedback=True),
+    "xunet": Trainable(_xunet, batch_size=8, learning_rate=5e-4, looks_at_feedback=True),
 }
 
 

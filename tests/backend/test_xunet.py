@@ -28,6 +28,7 @@ from backend.generators.xunet.diffusion import (
 from backend.generators.xunet.encoding import decode_images, encode_images, encode_maps
 from backend.generators.xunet.generator import XUNetGenerator, load_xunet
 from backend.generators.xunet.network import XUNet
+from backend.generators.xunet.sampling import denoise, make_condition
 from backend.geometry import batched
 from backend.geometry import cameras as geometry
 from backend.geometry.cameras import Camera
@@ -42,7 +43,7 @@ from protocol.errors import TurnaroundError
 SMALL = dataclasses.replace(SRN64, size=32, channels=32, res_blocks=2, dropout=0.0)
 """The reduced network that the reference numbers were computed with."""
 
-MINIATURE = dataclasses.replace(TINY, size=16, channels=16, emb_channels=32, res_blocks=1, groups=8)
+MINIATURE = dataclasses.replace(TINY, size=16, channels=16, emb_channels=32, res_blocks=1, groups=8, refines_maps=False)
 FRONT = Camera(elevation_deg=20, azimuth_deg=0, distance=1.6, fov_deg=40)
 
 
@@ -412,3 +413,17 @@ def test_objective_trains_and_scores_on_episodes() -> None:
     assert scores["input_psnr"] == pytest.approx(100)
     assert 0 < scores["psnr"] < 20
     assert 0 <= scores["iou"] < 1
+
+
+def test_an_untrained_network_draws_the_known_shape_as_it_is() -> None:
+    config = dataclasses.replace(MINIATURE, refines_maps=True, prediction="sample")
+    maps = torch.rand(3, 2, config.size, config.size, 7)
+    poses, intrinsics = matrices([FRONT, dataclasses.replace(FRONT, azimuth_deg=120)], config.size)
+    pairs = (poses.expand(3, 2, 4, 4), intrinsics.expand(3, 2, 3, 3))
+    pictures = torch.randint(0, 255, (3, config.size, config.size, 4), dtype=torch.uint8)
+    condition = make_condition(config, pictures, *pairs, maps)
+    sources = [torch.Generator().manual_seed(i) for i in range(3)]
+    *_, (drawn, _) = denoise(XUNet(config).eval(), condition, sources, steps=4)
+    torch.testing.assert_close(drawn, encode_maps(maps[:, 1])[:, :4], atol=2e-3, rtol=0)
+    with pytest.raises(ValueError, match="refining maps"):
+        dataclasses.replace(config, map_channels=0)

@@ -108,4 +108,7 @@ class XUNet(nn.Module):
                 h = block(h, embs[level])
         if last_meeting == 0:
             h = h[1::2]
-        return F.pixel_shuffle(self.lastconv(F.silu(self.lastgn(h))), self.config.patch)
+        output = F.pixel_shuffle(self.lastconv(F.silu(self.lastgn(h))), self.config.patch)
+        if self.config.refines_maps and maps is not None:
+            output = output + maps[:, 1, : self.config.image_channels].to(output.dtype)
+        return output
