@@ -159,7 +159,7 @@ def test_config_rejects_what_cannot_be_built(fault: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("sampler_name", ["ancestral", "ddim", "dpmsolver++"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("base", [SRN64, TINY])
+@pytest.mark.parametrize("base", [SRN64, MINIATURE])
 @pytest.mark.filterwarnings("error")
 def test_samplers_arrive_at_what_a_perfect_network_knows(base: XUNetConfig, prediction, sampler_name) -> None:
     config = dataclasses.replace(base, prediction=prediction)
