@@ -90,8 +90,8 @@ class Job:
         if self.event.total:
             text += f" {self.event.step} of {self.event.total}"
         remaining = self.event.remaining_seconds
-        if remaining is not None:
-            seconds = max(0, round(remaining))
+        if remaining is not None and remaining >= 1.0:
+            seconds = round(remaining)
             text += f", {seconds} s left" if seconds < 90 else f", {round(seconds / 60)} min left"
         return text
 
