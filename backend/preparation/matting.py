@@ -1,8 +1,8 @@
 """Matting: the subject of a picture apart from its background, with a soft edge and clean colours.
 
-A picture's own alpha is taken where it has one. Otherwise the background is learnt from the picture's border, GrabCut
-(Rother et al. 2004) separates what differs from it, a guided filter (He et al. 2010; fast form, He and Sun 2015)
-lays the edge along the picture's own, and the background's colour is taken out of the edge's pixels.
+A picture's own alpha is taken where it has one. Otherwise the subject is segmented, a guided filter (He et al. 2010;
+fast form, He and Sun 2015) lays a soft edge along the picture's own, and the background's colour is taken out of the
+edge's pixels.
 """
 
 from __future__ import annotations
@@ -12,21 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.preparation.picture import check_picture
+from backend.preparation.segmentation import OBJECT_SHARE, WORK_SIDE, Floats, Mask, objects, segment
 from protocol.errors import TurnaroundError
-
-Mask = NDArray[np.bool_]
-Floats = NDArray[np.float32]
-
-WORK_SIDE = 384
-"""Longest side at which the subject is searched for; the edge is found at full size."""
 
 CLEAR_SHARE = 0.002
 """A picture is cut out already when at least this share of it is transparent (alpha below `CLEAR`)."""
 
 CLEAR = 26
-
-OBJECT_SHARE = 0.1
-"""Parts with at least this share of the largest part's area are objects of their own; smaller ones are dropped."""
 
 
 def cut_out(picture: NDArray[np.uint8], matte: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
@@ -60,9 +52,9 @@ def cut_out(picture: NDArray[np.uint8], matte: NDArray[np.uint8] | None = None) 
         return _assemble(_clean_edge(picture[..., :3], matte / np.float32(255)), matte)
     alpha = picture[..., 3]
     if (alpha < CLEAR).mean() >= CLEAR_SHARE:
-        kept = np.where(_objects(alpha >= CLEAR, OBJECT_SHARE / 100), alpha, 0).astype(np.uint8)
+        kept = np.where(objects(alpha >= CLEAR, OBJECT_SHARE / 100), alpha, 0).astype(np.uint8)
         return _assemble(picture[..., :3], kept)
-    soft = _soft_edge(picture[..., :3], _segment(picture[..., :3]))
+    soft = _soft_edge(picture[..., :3], segment(picture[..., :3]))
     return _assemble(_clean_edge(picture[..., :3], soft), np.round(soft * 255).astype(np.uint8))
 
 
@@ -100,113 +92,10 @@ def warnings(cutout: NDArray[np.uint8], picture: NDArray[np.uint8] | None = None
     return said
 
 
-# ------------------------------------------------------------------------------------------------ finding the subject
-
-
-def _segment(rgb: NDArray[np.uint8]) -> Mask:
-    """The subject of an opaque picture, [H, W] of a work-sized copy."""
-    scale = min(1.0, WORK_SIDE / max(rgb.shape[:2]))
-    width, height = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
-    small = np.ascontiguousarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-    difference = _background_difference(small)
-    threshold = _threshold(difference)
-    likely = difference > threshold
-    labels = np.where(likely, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    border = _border(height, width, 2)
-    labels[border & (difference < threshold)] = cv2.GC_BGD
-    labels[(difference < 0.35 * threshold) & _connected_to(difference < 0.7 * threshold, border)] = cv2.GC_BGD
-    sure = cv2.erode(likely.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=max(1, min(height, width) // 64))
-    labels[(sure > 0) & (difference > 2 * threshold)] = cv2.GC_FGD
-    if not likely.any() or not ((labels == cv2.GC_BGD) | (labels == cv2.GC_PR_BGD)).any():
-        raise _no_subject()
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.setRNGSeed(0)  # its clusters start at random; the same picture must give the same subject
-    cv2.grabCut(small, labels, (0, 0, 0, 0), *models, 5, cv2.GC_INIT_WITH_MASK)
-    subject = _objects((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD), OBJECT_SHARE)
-    subject = ~_objects(~subject, 0.001)  # pinholes are not holes
-    if not 0.002 < subject.mean() < 0.97:
-        raise _no_subject()
-    return subject
-
-
-def _no_subject() -> TurnaroundError:
-    return TurnaroundError(
-        "picture.no_subject",
-        "No subject stands out from the background.",
-        "Use a picture with a plain background, or remove the background yourself and keep the alpha channel.",
-        field="picture",
-    )
-
-
-def _background_difference(rgb: NDArray[np.uint8]) -> Floats:
-    """How unlike the background each pixel is, [H, W] in CIELAB units; small where it could be background.
-
-    The background is what the border shows: a smooth gradient over the picture, or a few colours, whichever explains
-    a pixel better. Lightness counts less than hue, so that a soft shadow is not taken for the subject.
-    """
-    height, width = rgb.shape[:2]
-    lab = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) * np.array([0.6, 1, 1], np.float32)
-    lab = np.asarray(cv2.GaussianBlur(lab, (0, 0), 1.0), np.float32)
-    border = _border(height, width, max(2, round(0.03 * min(height, width))))
-    ys, xs = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    basis = np.stack([np.ones_like(xs), xs, ys, xs * ys, xs**2, ys**2], axis=-1)
-    colours, terms = lab[border].astype(np.float64), basis[border]
-    weight = np.ones(len(colours))
-    for _ in range(8):  # reweighted least squares: the subject may reach the border somewhere
-        plane = np.linalg.lstsq(terms * weight[:, None], colours * weight[:, None], rcond=None)[0]
-        residual = np.linalg.norm(colours - terms @ plane, axis=1)
-        weight = 1 / np.sqrt(1 + (residual / max(1.5 * float(np.median(residual)), 1.0)) ** 4)
-    from_gradient = np.linalg.norm(lab - basis @ plane, axis=-1)
-
-    criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
-    cv2.setRNGSeed(0)
-    samples = colours.astype(np.float32)
-    clusters = min(4, len(samples))
-    _, labels, centres = cv2.kmeans(samples, clusters, np.zeros((0,), np.int32), criteria, 2, cv2.KMEANS_PP_CENTERS)
-    shares = np.bincount(labels.reshape(-1), minlength=clusters) / len(samples)
-    common = centres[shares >= 0.12]  # a rarer colour may be the subject's, where it reaches the border
-    from_colours = np.linalg.norm(lab[:, :, None] - common, axis=-1).min(axis=-1)
-    return np.minimum(from_gradient, from_colours).astype(np.float32)
-
-
-def _threshold(difference: Floats) -> float:
-    """Between background and subject: Otsu's, but above the unrest of the border itself."""
-    height, width = difference.shape
-    unrest = float(np.percentile(difference[_border(height, width, 2)], 75))
-    top = max(float(np.percentile(difference, 99.5)), 1e-3)
-    levels = np.clip(difference * (255 / top), 0, 255).astype(np.uint8)
-    otsu = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[0] * top / 255
-    return max(0.6 * float(otsu), 1.5 * unrest, 2.5)
-
-
-def _border(height: int, width: int, thickness: int) -> Mask:
-    border = np.ones((height, width), bool)
-    border[thickness:-thickness, thickness:-thickness] = False
-    return border
-
-
 def _areas(mask: Mask) -> NDArray[np.int_]:
     """Areas of the background and of each connected part."""
     stats = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2]
     return np.asarray(stats)[:, cv2.CC_STAT_AREA].astype(int)
-
-
-def _objects(mask: Mask, share: float) -> Mask:
-    """The connected parts of a mask with at least `share` of the largest part's area."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    if count < 2:
-        return mask
-    areas = np.asarray(stats)[:, cv2.CC_STAT_AREA]
-    keep = areas >= share * areas[1:].max()
-    keep[0] = False
-    return np.asarray(keep[labels], bool)
-
-
-def _connected_to(mask: Mask, seed: Mask) -> Mask:
-    """The connected parts of a mask that touch the seed."""
-    labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[1]
-    touched = np.unique(labels[seed & mask])
-    return np.isin(labels, touched[touched > 0])
 
 
 # ------------------------------------------------------------------------------------------------------------ the edge

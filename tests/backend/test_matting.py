@@ -1,11 +1,15 @@
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from backend.preparation.matting import cut_out, warnings
+from backend.preparation.picture import read_picture
 from protocol.errors import TurnaroundError
 
 SIZE = 240
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def toy(size=SIZE, *, shift=(0.0, 0.0), scale=1.0) -> np.ndarray:
@@ -139,3 +143,93 @@ def test_blur_is_noticed_on_the_picture_and_on_alpha(size):
         soft = cv2.GaussianBlur(own, (0, 0), sigma * size / 256)
         soft[..., :3] /= np.maximum(soft[..., 3:] / 255, 1e-3)
         assert warnings(np.clip(soft, 0, 255).astype(np.uint8)) == words
+
+
+def test_black_white_and_grey_parts_stay_and_their_soft_shadow_goes():
+    """A coloured body with achromatic parts on its outline, above a shadow that leaves a quarter of the light."""
+    n, k = 512, 2
+    ys, xs = (np.mgrid[0 : k * n, 0 : k * n] + 0.5)[..., None] / k
+
+    def box(left, top, right, bottom):
+        return (xs > left) & (xs < right) & (ys > top) & (ys < bottom)
+
+    def disc(x, y, radius):
+        return np.hypot(xs - x, ys - y) < radius
+
+    parts = [
+        (box(120, 200, 400, 330), (40, 90, 200)),
+        (box(180, 130, 330, 200), (40, 90, 200)),
+        (box(60, 300, 135, 330), (245, 245, 247)),  # bumper
+        (box(380, 230, 440, 262), (95, 96, 98)),  # exhaust
+        (box(210, 150, 300, 190), (22, 22, 24)),  # window
+        *((disc(x, 340, 45), (30, 31, 33)) for x in (190, 340)),
+        *((disc(x, 340, 16), (235, 235, 236)) for x in (190, 340)),
+    ]
+    shadow = 1 - 0.45 * np.exp(-(((xs - 265) / 130) ** 2) - ((ys - 372) / 34) ** 2)
+    background = (np.array([150, 153, 158]) + 0.06 * (ys - 256) + 0.04 * (xs - 256)) * shadow
+    picture, subject = background, np.zeros_like(xs, bool)
+    for where, colour in parts:
+        picture, subject = np.where(where, colour, picture), subject | where
+    picture, truth = (a.reshape(n, k, n, k, -1).mean(axis=(1, 3)) for a in (picture, subject.astype(float)))
+    noise = np.random.default_rng(0).normal(0, 1.5, picture.shape)
+    found = cut_out(on(picture + noise, np.zeros((n, n, 4))))[..., 3] / 255
+    truth = truth[..., 0]
+    assert ((truth > 0.5) & (found > 0.5)).sum() / ((truth > 0.5) | (found > 0.5)).sum() > 0.97
+    for y, x in [(315, 75), (246, 430), (170, 250), (340, 190), (370, 190), (340, 340), (375, 345)]:
+        assert found[y, x] == 1
+    for y, x in [(410, 265), (395, 265), (365, 265), (380, 110), (380, 420)]:
+        assert found[y, x] == 0
+
+
+def example(name: str) -> np.ndarray:
+    return read_picture(EXAMPLES / f"{name}.png")
+
+
+def test_the_car_keeps_its_tyres_and_leaves_its_shadow():
+    cutout = cut_out(example("car_on_table"))
+    alpha = cutout[..., 3] / 255
+    inside = {
+        "bumper": (130, 385),
+        "front tyre": (258, 400),
+        "hub": (277, 394),
+        "rear tyre": (375, 300),
+        "grille": (125, 348),
+        "bed": (375, 210),
+        "lamp": (182, 370),
+        "windscreen": (220, 220),
+    }
+    outside = {
+        "shadow": (330, 370),
+        "contact": (150, 420),
+        "beside": (430, 280),
+        "table": (470, 420),
+        "wall": (60, 100),
+    }
+    assert {name: alpha[y, x] for name, (x, y) in inside.items()} == dict.fromkeys(inside, 1)
+    assert {name: alpha[y, x] for name, (x, y) in outside.items()} == dict.fromkeys(outside, 0)
+    assert len(np.unique(cutout[..., 3])) > 50  # the edge is soft
+    # The white bumper's upper edge lies before the grey table: no dark fringe stays on it.
+    fringe = cutout[330:400, 50:62][(alpha[330:400, 50:62] > 0.2) & (alpha[330:400, 50:62] < 0.9)][:, :3]
+    assert len(fringe) > 5
+    assert np.median(fringe) > 200
+
+
+@pytest.mark.parametrize("name", ["armchair", "house", "mushroom"])
+@pytest.mark.parametrize("place", ["white", "grey", "wood"])
+def test_examples_are_found_again_on_another_background(name, place):
+    subject = example(name).astype(float)
+    size = subject.shape[0]
+    ys = np.linspace(0, 1, size)[:, None, None]
+    draw = np.random.default_rng(0)
+    noise = sum(
+        cv2.resize(draw.normal(0, s, (size // k, size // k)), (size, size), interpolation=cv2.INTER_CUBIC)
+        for k, s in [(1, 4), (4, 5), (16, 6)]
+    )
+    background = {
+        # The mushroom's spots are pure white: on pure white they could as well be holes.
+        "white": np.full((size, size, 3), 245.0 if name == "mushroom" else 255.0),
+        "grey": 120 + 70 * ys + np.zeros((size, size, 3)),
+        "wood": np.array([150, 110, 80]) + 30 * ys + noise[..., None] * np.array([1.0, 0.8, 0.7]),
+    }[place]
+    found, truth = cut_out(on(background, subject))[..., 3] > 127, subject[..., 3] > 127
+    assert (found & truth).sum() / (found | truth).sum() > 0.95
