@@ -78,7 +78,7 @@ def backend_program(folder: Path) -> dict[str, str]:
         f"exec '{sys.executable}' -c 'from backend.cli import app; app()' \"$@\"\n"
     )
     program.chmod(0o755)
-    told = {"BACKEND_PROGRAM": str(program), "EXAMPLES": str(ROOT / "examples")}
+    told = {"BACKEND_PROGRAM": str(program), "BACKEND_PYTHON": sys.executable, "EXAMPLES": str(ROOT / "examples")}
     return told | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
 
 

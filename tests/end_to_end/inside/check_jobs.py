@@ -337,8 +337,14 @@ def test_backend_stops_and_starts_on_request():
     wait(lambda: session.current().link.status() == "Not Running")
     wait(lambda: not connection.alive(pid))
     assert session.current().problem is None, session.current().details()
-    assert bpy.ops.turnaround.start_backend() == {"FINISHED"}
-    wait(lambda: session.current().ready)
+    preferences = bpy.context.preferences.addons[PACKAGE].preferences
+    for python in (os.environ["BACKEND_PYTHON"], os.environ["BACKEND_PROGRAM"]):
+        preferences.python = python
+        assert bpy.ops.turnaround.start_backend() == {"FINISHED"}
+        wait(lambda: session.current().ready)
+        if python != os.environ["BACKEND_PROGRAM"]:
+            bpy.ops.turnaround.stop_backend()
+            wait(lambda: session.current().link.status() == "Not Running")
     wait(lambda: session.current().link.devices)
     assert bpy.ops.turnaround.free_memory() == {"FINISHED"}
 
