@@ -13,7 +13,8 @@ SHORTEST = 0.05
 
 def kind_of_work(pipeline: str, settings: Settings, device: DeviceInfo | None) -> str:
     """What jobs must have in common for their times to be comparable."""
-    return f"{pipeline}|{settings.quality}|{device.name if device else ''}"
+    options = ",".join(f"{name}={value}" for name, value in sorted(settings.options.items()))
+    return f"{pipeline}|{settings.quality}|{options}|{device.name if device else ''}"
 
 
 class Stopwatch:

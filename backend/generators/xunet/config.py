@@ -35,8 +35,9 @@ class XUNetConfig:
         film_activation: SiLU after the modulation (paper); public checkpoints were trained without.
         turn_to_input: turn every scene about the vertical so that the input camera has azimuth 0, so that the network
             sees elevations and relative azimuths only; published networks see the world as it is.
-        refines_maps: the output is added to the target frame's map, so that an untrained network draws the known shape
-            as it is and learns to correct it; needs map channels and the prediction "sample".
+        map_variance: mean squared error that the target frame's map is taken to have; 0 is published. If it is given,
+            the network corrects what map and noisy picture together say, so that untrained it draws the known shape as
+            it is; needs map channels and the prediction "sample".
         prediction: what the output means, in diffusers' words.
         logsnr_min: log-SNR of pure noise.
         logsnr_max: log-SNR of the clean picture.
@@ -59,7 +60,7 @@ class XUNetConfig:
     noise_embedding: Literal["arctan", "raw"] = "arctan"
     film_activation: bool = True
     turn_to_input: bool = False
-    refines_maps: bool = False
+    map_variance: float = 0.0
     prediction: Prediction = "epsilon"
     logsnr_min: float = -20.0
     logsnr_max: float = 20.0
@@ -72,8 +73,8 @@ class XUNetConfig:
             raise ValueError(f"{self.channels} channels do not divide into {self.groups} groups and {self.heads} heads")
         if not self.attention_levels or not set(self.attention_levels) <= set(range(self.levels + 1)):
             raise ValueError(f"attention levels {self.attention_levels} are not among 0..{self.levels}")
-        if self.refines_maps and not (self.map_channels and self.image_channels == 4 and self.prediction == "sample"):
-            raise ValueError("refining maps needs map channels, RGBA and the prediction 'sample'")
+        if self.map_variance and not (self.map_channels and self.image_channels == 4 and self.prediction == "sample"):
+            raise ValueError("correcting maps needs map channels, RGBA and the prediction 'sample'")
         if not math.isfinite(self.logsnr_min) or not self.logsnr_min < self.logsnr_max < math.inf:
             raise ValueError(f"log-SNR from {self.logsnr_min} to {self.logsnr_max} is no schedule")
 
@@ -114,7 +115,7 @@ TINY = XUNetConfig(
     origin_octaves=4,
     direction_octaves=4,
     turn_to_input=True,
-    refines_maps=True,
+    map_variance=0.1,
     prediction="sample",  # a narrow network has no room to carry the noise through, which the other outputs ask for
     logsnr_min=-15.0,
     logsnr_max=15.0,

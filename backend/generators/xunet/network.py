@@ -109,6 +109,27 @@ class XUNet(nn.Module):
         if last_meeting == 0:
             h = h[1::2]
         output = F.pixel_shuffle(self.lastconv(F.silu(self.lastgn(h))), self.config.patch)
-        if self.config.refines_maps and maps is not None:
-            output = output + maps[:, 1, : self.config.image_channels].to(output.dtype)
+        if self.config.map_variance and maps is not None:
+            return corrected(output, noisy, logsnr[:, 1], maps[:, 1, :4], self.config.map_variance)
         return output
+
+
+def corrected(output: Tensor, noisy: Tensor, logsnr: Tensor, known: Tensor, variance: float) -> Tensor:
+    """The clean picture: the best guess from the noisy one and the map, corrected by the network's output.
+
+    Were the map's error Gaussian, the guess would be the posterior mean and the scale of the output the posterior's
+    standard deviation; this is EDM's preconditioning (Karras et al. 2022, section 5) about a known picture instead of
+    zero.
+
+    Args:
+        output: of the network's last layer, [B, C, S, S].
+        noisy: alpha x + sigma noise, the same shape.
+        logsnr: [B].
+        known: the map's colours and alpha, the same shape as the picture.
+        variance: the map's mean squared error.
+    """
+    logsnr = logsnr.float()[:, None, None, None]
+    certainty = logsnr.exp() + 1 / variance
+    seen = logsnr.exp() / torch.sigmoid(logsnr).sqrt()  # SNR / alpha
+    guess = (seen * noisy.float() + known.float() / variance) / certainty
+    return (guess + output.float() * certainty.rsqrt()).to(output.dtype)
