@@ -66,8 +66,9 @@ train: $(INSTALLED)  ## train a network on a folder of meshes: make train NAME=s
 evaluate: $(INSTALLED)  ## measure the shipped pipeline on the val meshes of a folder: make evaluate MESHES=...
 	$(BIN)/turnaround evaluate --meshes $(MESHES)
 
-bench: $(INSTALLED)  ## how fast it is on this machine
+bench: $(INSTALLED) .venv-bpy-5.0.1/ready  ## how fast it is on this machine, in Blender too
 	$(BIN)/turnaround bench
+	$(BIN)/python tests/end_to_end/bench.py
 
 examples: .venv-bpy-5.0.1/ready  ## render the example pictures again
 	.venv-bpy-5.0.1/bin/python examples/make_examples.py
