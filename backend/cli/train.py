@@ -22,11 +22,40 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for checkpoints and weights.")] = Path(
         "out/train"
     ),
+    start_from: Annotated[
+        Path | None, typer.Option(help="Weights to begin with instead of random ones.", exists=True, dir_okay=False)
+    ] = None,
+    reconstructor: Annotated[
+        Path | None,
+        typer.Option(help="Reconstructor whose shapes the view generator looks at.", exists=True, dir_okay=False),
+    ] = None,
+    generator: Annotated[
+        Path | None,
+        typer.Option(help="Generator whose views a reconstructor learns from too.", exists=True, dir_okay=False),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Objects a step.", min=1)] = None,
+    cache: Annotated[Path, typer.Option(help="Where rendered training pictures are kept.")] = Path(".cache"),
     device: Device = DeviceChoice.AUTO,
     verbose: Verbose = False,
 ) -> None:
-    """Train one of the networks on a folder of meshes, or go on where the last run stopped."""
+    """Train one of the networks on a folder of meshes, or go on where the last run stopped.
+
+    First sparseneus and elevation, then xunet with --reconstructor, then sparseneus again with --start-from and
+    --generator, so that it learns what drawn views are worth.
+    """
     from backend.training.run import train as run
 
-    weights = run(name, meshes, minutes, choose(device), output, log=error_console().print)
-    output_console().print(str(weights), markup=False, soft_wrap=True)
+    weights = run(
+        name,
+        meshes,
+        minutes,
+        choose(device),
+        output,
+        start_from=start_from,
+        reconstructor=reconstructor,
+        generator=generator,
+        cache=cache,
+        batch_size=batch_size,
+        log=lambda line: error_console().print(line, markup=False, highlight=False),
+    )
+    output_console().print(str(weights), markup=False)
