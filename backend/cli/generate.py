@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -18,34 +17,15 @@ import typer
 from numpy.typing import NDArray
 
 from protocol.errors import TurnaroundError
-from protocol.messages import OptionSpec, PipelineInfo, Report, Settings, Submit, ViewCamera
+from protocol.messages import OptionSpec, PipelineInfo, Settings, Submit
 from protocol.validation import check_settings, check_submit
 
 from .console import Bar, Verbose, output_console, warn
 from .device import Device, DeviceChoice
+from .job import Job, Runner, Variant
 
 if TYPE_CHECKING:
-    from backend.geometry.mesh import Mesh
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A finished mesh and what came with it, wherever it was made."""
-
-    mesh: Mesh
-    views: NDArray[np.uint8]
-    cutout: NDArray[np.uint8]
-    cameras: tuple[ViewCamera, ...]
-    report: Report
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job that has been checked."""
-
-    picture: NDArray[np.uint8]
-    pipeline: str
-    settings: Settings
+    pass
 
 
 def generate(
@@ -124,19 +104,6 @@ def generate(
             "variants": done,
         }
         write_file(report, msgspec.json.format(msgspec.json.encode(content)))
-
-
-class Runner(Protocol):
-    """Where jobs run: `Local` or `Remote`."""
-
-    def info(self, name: str) -> PipelineInfo:
-        """How a pipeline presents itself."""
-
-    def run(self, job: Job, bar: Bar) -> Iterator[Variant]:
-        """Yields the job's variants."""
-
-    def close(self) -> None:
-        """Lets go of what it holds."""
 
 
 def _runner(backend: bool, connect: str | None, device: DeviceChoice, cache: bool) -> Runner:

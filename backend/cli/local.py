@@ -12,7 +12,7 @@ from protocol.messages import PipelineInfo, ViewCamera
 
 from .console import Bar, cancel_on_interrupt
 from .device import DeviceChoice, choose
-from .generate import Job, Variant
+from .job import Job, Variant
 
 
 class Local:

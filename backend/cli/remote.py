@@ -18,7 +18,7 @@ from protocol.framing import Received
 from protocol.messages import Cancelled, Event, PipelineInfo, Result
 
 from .console import Bar, cancel_on_interrupt
-from .generate import Job, Variant
+from .job import Job, Variant
 
 
 class Remote:
