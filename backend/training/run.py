@@ -22,7 +22,7 @@ from protocol.errors import TurnaroundError
 
 FEEDBACK_EPISODES = 1
 """Of each object; making one takes about a fifth of a CPU second."""
-DRAWN_VIEWS, DRAWN_STEPS = 6, 6
+DRAWN_VIEWS, DRAWN_STEPS = 8, 1
 """Of a drawn episode, the input counted in, and denoising steps of each."""
 
 

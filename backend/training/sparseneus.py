@@ -19,6 +19,10 @@ from backend.training.data.meshes import TRUNCATION
 
 VIEW_COUNTS = (1, 1, 1, 1, 1, 1, 1, 3, 6)
 """Views of a step, drawn evenly: mostly the input alone, since that is the hardest and the first thing shown."""
+DRAWN_VIEW_COUNTS = (1, 1, 4, 8)
+"""The same where there are drawn views to learn the worth of."""
+DRAWN_SHARE = 0.8
+"""Of the steps with several views, those whose views are drawn."""
 
 
 class SparseNeuSObjective(nn.Module):
@@ -52,9 +56,10 @@ class SparseNeuSObjective(nn.Module):
 
     def draw(self, data: EpisodeTensors, size: int, generator: torch.Generator) -> tuple[Batch, Tensor, bool]:
         """A batch, query points, and whether its last view is a target for colour instead of a source."""
-        views = VIEW_COUNTS[int(torch.randint(len(VIEW_COUNTS), (1,), generator=generator))]
+        counts = VIEW_COUNTS if self.drawn is None else DRAWN_VIEW_COUNTS
+        views = counts[int(torch.randint(len(counts), (1,), generator=generator))]
         size = max(1, size // (1 if views == 1 else 2))
-        drawn = self.drawn is not None and views > 1 and bool(torch.rand(1, generator=generator) < 0.75)
+        drawn = self.drawn is not None and views > 1 and bool(torch.rand(1, generator=generator) < DRAWN_SHARE)
         target = views > 1 and not drawn
         if self.drawn is not None and drawn:
             batch = self.drawn.batch(size, views, generator, surface_points=self.points)

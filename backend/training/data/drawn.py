@@ -70,7 +70,7 @@ def _write(
             error = float(feedback.errors[index, episode])
             rows = dataset.cameras[index, episode, :views]
             cameras = [Camera(*map(float, row)).moved(elevation_deg=error) for row in rows]
-            picture = np.asarray(dataset.images[index, episode, 0])
+            picture = np.array(dataset.images[index, episode, 0])
             rgba = feedback.rgba[index, episode, :views].astype(np.float32) / 255
             depths = feedback.depths[index, episode, :views].astype(np.float32)
             places = [coordinates(depth, camera) for depth, camera in zip(depths, cameras, strict=True)]
