@@ -42,7 +42,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Update:
-    """One progress report: see `protocol.messages.Event` for what each field means."""
+    """One progress report: see `protocol.messages.Event` for what each field means; `fraction` is of the variant."""
 
     stage: str
     step: int
@@ -72,14 +72,14 @@ class Progress:
     stage: str = ""
     variant: int = 0
     span: tuple[float, float] = (0.0, 1.0)
-    """The part of the whole job, as fractions, that the current stage fills."""
+    """The part of the whole variant, as fractions, that the current stage fills."""
     can_keep: bool = False
     """Whether the current stage may be ended early: there is something to build the result from."""
 
     def begin(
         self, stage: str, span: tuple[float, float], preview: Preview | None = None, *, can_keep: bool = False
     ) -> None:
-        """Enters a stage with a Title Case name for people, which fills `span` of the whole job."""
+        """Enters a stage with a Title Case name for people, which fills `span` of the whole variant."""
         self.stage, self.span, self.can_keep = stage, span, can_keep
         self.step(0, 0, preview)
 

@@ -31,8 +31,8 @@ from backend.weights.store import load_into, read_config, tiny_path, weights_dig
 COARSE_CELLS = 48
 """Resolution of the preview, which is also what the view generator is shown."""
 
-SMOOTHING = 2
-"""Pairs of Taubin steps that take the lattice's stairs off."""
+CELLS_PER_SMOOTHING = 12
+"""One pair of Taubin steps for so many cells: enough to take off the stairs of the network's own, coarser lattice."""
 
 ASSUMED_DEG = 15.0
 """Elevation at which near views are drawn for matching, before any is known."""
@@ -204,4 +204,4 @@ def surface(field: SdfField, cells: int) -> Mesh:
     half = field.half
     vertices, faces = extract_surface(field.distance, cells, ((-half,) * 3, (half,) * 3))
     grey = np.full((len(vertices), 4), 255, np.uint8)
-    return clean(Mesh(vertices, faces, grey), keep_fraction=0.02, smooth_steps=SMOOTHING)
+    return clean(Mesh(vertices, faces, grey), keep_fraction=0.02, smooth_steps=max(1, cells // CELLS_PER_SMOOTHING))
