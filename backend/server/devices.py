@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def describe(device: str) -> DeviceInfo:
             name=torch.cuda.get_device_name(device), kind="cuda", memory_total=total, memory_used=total - free
         )
     kind = "mps" if device == "mps" else "cpu"
-    name = platform.processor() or platform.machine() or kind
+    name = "Apple GPU" if kind == "mps" else f"Processor, {os.cpu_count()} cores"
     return DeviceInfo(name=name, kind=kind, memory_total=_memory_total(), memory_used=_resident())  # type: ignore[arg-type]
 
 

@@ -104,6 +104,7 @@ class Worker:
         self._lock = threading.Lock()
         self._job = ""
         self._progress = Progress()
+        self._variants = 1
         self._held: dict[str, NDArray[Any]] = {}
         self._sent = self._previewed = 0.0
         self._stage: tuple[int, str, bool] | None = None
@@ -200,6 +201,7 @@ class Worker:
     def _draw(self, job: str, pipeline: registry.Pipeline, request: registry.Request, device: str) -> None:
         """Runs the pipeline and sends each variant; *Keep This One* makes the variant at hand the last."""
         progress, done = self._progress, 0
+        self._variants = request.settings.variants
         outputs = pipeline.generate(request, device=device, cache=self._cache, progress=progress)
         with contextlib.closing(outputs) if hasattr(outputs, "close") else contextlib.nullcontext():  # type: ignore[type-var]
             for output in outputs:
@@ -223,13 +225,14 @@ class Worker:
         if self._held and (turned or now - self._previewed >= PREVIEW_INTERVAL):
             arrays, self._held, self._previewed = self._held, {}, now
         self._stage, self._sent = stage, now
+        within = min(1.0, max(0.0, float(update.fraction)))
         event = Event(
             job=self._job,
             number=0,
             stage=update.stage,
             step=max(0, update.step),
             total=max(0, update.total),
-            fraction=min(1.0, max(0.0, float(update.fraction))),
+            fraction=(update.variant + within) / max(self._variants, update.variant + 1),
             variant=update.variant,
             can_keep=update.can_keep,
         )
