@@ -32,7 +32,7 @@ class TURNAROUND_AP_preferences(bpy.types.AddonPreferences):
     )
     python: StringProperty(
         name="Python",
-        description="The Python, or the environment's folder, in which the backend is installed; empty to look for it",
+        description="The Python in which the backend is installed, or its folder; empty to look for it",
         subtype="FILE_PATH",
         update=_changed,
     )
@@ -50,15 +50,22 @@ class TURNAROUND_AP_preferences(bpy.types.AddonPreferences):
 
     def draw(self, context: bpy.types.Context) -> None:
         """Draws them, with the backend's state and the buttons for it."""
-        from .panels import backend
+        from . import session
+        from .panels import backend, widgets
 
         layout = self.layout
+        problem = session.current().problem
+        if problem is not None:
+            widgets.problem(layout, context, problem)
         layout.use_property_split = True
         layout.row().prop(self, "place", expand=True)
         if self.place == "LOCAL":
-            layout.prop(
-                self, "python", placeholder=" ".join(find_command(self)[:1]) if find_command(self) else "Not Found"
-            )
+            command = find_command(self)
+            layout.prop(self, "python", placeholder=command[0] if command else "Not Found")
+            if command is None and self.python:
+                layout.label(
+                    text="No Python there: choose the folder of the environment, or of Turnaround", icon="ERROR"
+                )
             layout.prop(self, "stays")
         else:
             layout.prop(self, "connection_string")

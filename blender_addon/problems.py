@@ -17,6 +17,7 @@ REMEDIES = {
     "backend.none": Remedy("turnaround.start_backend", "Start Backend"),
     "backend.ended": Remedy("turnaround.start_backend", "Start Backend"),
     "backend.lost": Remedy("turnaround.start_backend", "Start Backend"),
+    "backend.absent": Remedy("turnaround.open_preferences", "Open Preferences"),
     "backend.start": Remedy("turnaround.open_preferences", "Open Preferences"),
     "backend.silent": Remedy("turnaround.start_backend", "Try Again"),
     "setup.failed": Remedy("turnaround.set_up_backend", "Set Up Backend"),

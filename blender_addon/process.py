@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,8 @@ def find_command(chosen: str, own_environment: Path) -> list[str] | None:
     """The command that runs `turnaround`, or None if there is none.
 
     Args:
-        chosen: a Python, an environment's folder, or a `turnaround` program, as the artist set it; may be empty.
+        chosen: a Python, an environment's folder, one with a `.venv` in it, or a `turnaround` program, as the artist
+            set it; may be empty.
         own_environment: where *Set Up Backend* installs.
     """
     for candidate in (
@@ -37,7 +39,7 @@ def find_command(chosen: str, own_environment: Path) -> list[str] | None:
     ):
         path = Path(candidate).expanduser()
         if candidate and path.is_dir():
-            path = python_in(path)
+            path = next(filter(Path.is_file, (python_in(path), python_in(path / ".venv"))), path)
         if candidate and path.is_file():
             return [str(path)] if path.stem.lower() == "turnaround" else [str(path), "-m", "backend.cli"]
     return None
@@ -98,11 +100,19 @@ class BackendProcess:
 
     def ended(self) -> TurnaroundError:
         """Why it is gone, as far as its log tells."""
+        said = self.last_words()
+        if re.search(r"No module named '?backend\b", said):
+            return TurnaroundError(
+                "backend.absent",
+                "The chosen Python does not have the backend installed.",
+                "Choose another one in the preferences.",
+                details=said,
+            )
         return TurnaroundError(
             "backend.ended",
-            f"The backend ended by itself (code {self.process.poll()}).",
-            "Start it again; Copy Details has its last words.",
-            details=self.last_words(),
+            "The backend has stopped by itself.",
+            "Start it again; if it happens twice, Copy Details has its last words.",
+            details=f"code {self.process.poll()}\n{said}",
         )
 
     def last_words(self) -> str:

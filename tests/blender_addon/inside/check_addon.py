@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from importlib import import_module
 from pathlib import Path
 
@@ -62,10 +63,21 @@ def test_backend_that_cannot_start_is_explained():
     assert current.job is not None
     assert current.job.describe() == "Starting"
     wait(lambda: current.job is None)
-    assert current.problem.code == "backend.ended"
+    assert current.problem.code == "backend.absent"
     assert "backend" in current.problem.details
     assert str(Path.home()) not in current.details()
     preferences().python = ""
+
+
+def test_backend_is_found_by_its_python_its_environment_or_the_projects_folder():
+    process = import_module(f"{PACKAGE}.process")
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder)
+        python = process.python_in(project / ".venv")
+        python.parent.mkdir(parents=True)
+        python.touch()
+        for chosen in (python, project / ".venv", project):
+            assert process.find_command(str(chosen), "") == [str(python), "-m", "backend.cli"], chosen
 
 
 def test_remote_backend_needs_a_connection_string_and_online_access():
