@@ -16,7 +16,7 @@ from .properties import RESOLUTIONS
 from .protocol.errors import TurnaroundError
 from .protocol.messages import Event, Settings
 from .protocol.validation import check_settings
-from .scene import images
+from .scene import images, placement
 from .scene.cameras import picture_view
 from .scene.results import Wish
 from .scene.stamps import Stamp, stamp_of, variants_of
@@ -45,6 +45,7 @@ class Job:
         keeping: whether Keep This One was pressed.
         waits_for: why results wait to be placed, for people; "" if they do not.
         connected: whether the backend can be reached.
+        hidden_by: what stands around the place where the shape appears; "" if nothing does.
     """
 
     pipeline: str
@@ -62,6 +63,7 @@ class Job:
     keeping: bool = False
     waits_for: str = ""
     connected: bool = True
+    hidden_by: str = ""
 
     @property
     def fraction(self) -> float:
@@ -146,6 +148,7 @@ def generation(context: bpy.types.Context) -> Job:
         wish=wish,
         scene=scene.name,
         undo="Generate from Image",
+        hidden_by="" if match_camera else placement.hiding(scene, scene.cursor.location, chosen.height or 1.0),
     )
 
 

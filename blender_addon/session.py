@@ -27,6 +27,8 @@ from .scene import preview
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 0.05
+REDRAW_SECONDS = 0.2
+"""A panel that is drawn again more often shows no more, and may lose a quick click."""
 STARTING_SECONDS = 0.25
 IDLE_SECONDS = 1.0
 PING_SECONDS = 10.0
@@ -56,6 +58,7 @@ class Session:
         self._inbox: deque = deque()
         self._drawn: tuple = ()
         self._last_ping = 0.0
+        self._next_redraw = 0.0
 
     # ------------------------------------------------------------------------------------------ what panels show
 
@@ -198,7 +201,8 @@ class Session:
             log.exception("tick")
             sentence = f"Something unforeseen happened in Blender: {type(error).__name__}."
             self._lose_job(TurnaroundError("addon.unforeseen", sentence, "Copy Details says where.", details=details))
-        self.redraw()
+        if self.job is None or time.monotonic() >= self._next_redraw:
+            self.redraw()
         if self.job is not None:
             return BUSY_SECONDS
         if self.installation is not None:
@@ -322,7 +326,7 @@ class Session:
         )
         if shown == self._drawn:
             return
-        self._drawn = shown
+        self._drawn, self._next_redraw = shown, time.monotonic() + REDRAW_SECONDS
         screen.redraw()
 
 

@@ -60,7 +60,10 @@ class TURNAROUND_OT_keep(bpy.types.Operator):
     def poll(cls, context: bpy.types.Context) -> bool:
         """Whether there is something to keep."""
         job = session.current().job
-        return job is not None and job.can_keep
+        if job is None or not job.can_keep:
+            cls.poll_message_set("There is no shape to keep yet, or the result is being built from it already")
+            return False
+        return True
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Asks the backend to finish early."""

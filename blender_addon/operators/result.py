@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import bpy
+from mathutils import Vector
 
 from .. import jobs, session
 from ..protocol.errors import TurnaroundError
-from ..scene import results
+from ..scene import preview, results
 from ..scene.stamps import stamp_of, variants_of
 from .generate import begin, idle
+
+FRAMING_DISTANCE = 5.0
+"""How far the view stands from a shape, in radii of the sphere around it."""
 
 
 class _OnResult:
@@ -94,11 +98,11 @@ class TURNAROUND_OT_match_camera(_OnResult, bpy.types.Operator):
 
 
 class TURNAROUND_OT_step_variant(_OnResult, bpy.types.Operator):
-    """Show the next variant of this result"""
+    """Show another variant of this result"""
 
     bl_idname = "turnaround.step_variant"
-    bl_label = "Next Variant"
-    bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012  (Blender reads it from the class)
+    bl_label = "Step Variant"
+    bl_options = {"UNDO", "INTERNAL"}  # noqa: RUF012  (Blender reads it from the class)
 
     step: bpy.props.IntProperty(default=1)
 
@@ -136,6 +140,43 @@ class TURNAROUND_OT_keep_only_this(_OnResult, bpy.types.Operator):
         return {"FINISHED"} if others else {"CANCELLED"}
 
 
+class TURNAROUND_OT_frame(bpy.types.Operator):
+    """Bring the shape into the middle of the 3D View"""
+
+    bl_idname = "turnaround.frame"
+    bl_label = "Frame Shape"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether there is a 3D View, and a shape to see."""
+        if context.area is None or context.area.type != "VIEW_3D":
+            return False
+        if _shape_at_hand(context) is None:
+            cls.poll_message_set("There is no shape yet")
+            return False
+        return True
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Moves the view, not the shape."""
+        shape = _shape_at_hand(context)
+        corners = [shape.matrix_world @ Vector(corner) for corner in shape.bound_box]
+        middle = sum(corners, Vector()) / len(corners)
+        view = context.space_data.region_3d
+        if view.view_perspective == "CAMERA":
+            view.view_perspective = "PERSP"
+        view.view_location = middle
+        view.view_distance = FRAMING_DISTANCE * max((corner - middle).length for corner in corners)
+        return {"FINISHED"}
+
+
+def _shape_at_hand(context: bpy.types.Context) -> bpy.types.Object | None:
+    """The preview while a job has one, else the selected result."""
+    shape = preview.shape(context.scene)
+    if shape is None and stamp_of(context.active_object) is not None:
+        shape = context.active_object
+    return shape
+
+
 class TURNAROUND_OT_show_views(bpy.types.Operator):
     """Show the views that the backend drew in an Image Editor"""
 
@@ -164,5 +205,6 @@ CLASSES = (
     TURNAROUND_OT_match_camera,
     TURNAROUND_OT_step_variant,
     TURNAROUND_OT_keep_only_this,
+    TURNAROUND_OT_frame,
     TURNAROUND_OT_show_views,
 )

@@ -122,17 +122,19 @@ def _draw_camera(layout: bpy.types.UILayout, context: bpy.types.Context, setting
         if context.scene.camera is None:
             layout.operator("object.camera_add", text="Add Camera", icon="ADD")
         return
-    row = layout.row()
-    row.enabled = settings.camera == "MANUAL"
     if settings.camera == "MANUAL":
-        row.prop(settings, "elevation")
+        layout.prop(settings, "elevation")
         return
-    stamp = stamp_of(context.active_object)
-    if stamp is not None and stamp.report.elevation_source == "estimated":
-        found = f"{stamp.report.elevation_deg:.0f}° ± {max(1.0, math.ceil(stamp.report.elevation_spread_deg)):.0f}"
+    stamp, picture = stamp_of(context.active_object), picture_of(context)
+    if stamp is None or picture is None or stamp.picture != picture.name:
+        return
+    if stamp.report.elevation_source == "estimated":
+        spread = max(1.0, math.ceil(stamp.report.elevation_spread_deg))
         split = layout.split(factor=0.4)
-        split.column().label(text="")
-        split.column().label(text=f"Found {found}")
+        name = split.row()
+        name.alignment = "RIGHT"
+        name.label(text="Elevation")
+        split.label(text=f"Found {stamp.report.elevation_deg:.0f}° ± {spread:.0f}°")
 
 
 def _draw_engine(layout: bpy.types.UILayout, context: bpy.types.Context, engine: engines.PipelineInfo) -> None:
@@ -153,10 +155,15 @@ def draw_job(layout: bpy.types.UILayout, context: bpy.types.Context, job: Job) -
     bar = layout.row()
     bar.scale_y = 1.4
     bar.progress(factor=job.fraction, text=job.describe(), type="BAR")
-    row = layout.row(align=True)
+    row = layout.row(align=True)  # always the same buttons in the same places, so that none moves away under a click
     row.operator("turnaround.cancel", icon="X")
-    if job.can_keep:
-        row.operator("turnaround.keep", icon="CHECKMARK")
+    row.operator("turnaround.keep", icon="CHECKMARK")
+    if context.area.type == "VIEW_3D":
+        row.operator("turnaround.frame", text="", icon="ZOOM_SELECTED")
+    if job.hidden_by:
+        widgets.wrapped(
+            layout, context, f"{job.hidden_by} stands where the shape appears: hide or move it.", icon="INFO"
+        )
 
 
 class Options:

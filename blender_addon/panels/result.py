@@ -29,7 +29,10 @@ class Result:
         report = stamp.report
         engine = engines.offered().get(report.pipeline)
         column = layout.column(align=True)
-        column.label(text=obj.name, icon="MESH_DATA")
+        row = column.row(align=True)
+        row.label(text=obj.name, icon="MESH_DATA")
+        if context.area.type == "VIEW_3D":
+            row.operator("turnaround.frame", text="", icon="ZOOM_SELECTED")
         story = (
             f"{engine.label if engine else report.pipeline}, seed {report.seed}, elevation {report.elevation_deg:.0f}°"
         )

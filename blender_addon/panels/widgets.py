@@ -31,8 +31,10 @@ def wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, *
 
 
 def choices(layout: bpy.types.UILayout, owner: bpy.types.PropertyGroup, name: str) -> None:
-    """An enum as a row of buttons over the whole width, each as wide as its word needs."""
-    rest = layout.row(align=True)
+    """An enum's name, and below it a row of buttons over the whole width, each as wide as its word needs."""
+    column = layout.column(align=True)
+    column.label(text=owner.bl_rna.properties[name].name)
+    rest = column.row(align=True)
     rest.use_property_split = False
     items = owner.bl_rna.properties[name].enum_items
     widths = [len(item.name) + PADDING_CHARACTERS for item in items]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import bpy
 import numpy as np
 from mathutils import Matrix, Vector
 from numpy.typing import NDArray
@@ -22,11 +23,36 @@ SEARCH = (0.2, 0.08, 0.03, 0.03, 0.0)
 """How far each round looks for a better size; the last one only measures."""
 SPACING = 1.25
 """Distance between neighbouring variants, in widths."""
+LARGEST_HIDING_PLACE = 4.0
+"""In sizes of what is hidden there."""
 
 
 def at_cursor(cursor: Vector, index: int = 0, width: float = 0.0) -> Matrix:
     """Upright, its base at the cursor, its front to -Y; variant `index` stands that many widths to the right."""
     return Matrix.Translation(cursor + Vector((index * width * SPACING, 0.0, 0.0)))
+
+
+def width(obj: bpy.types.Object) -> float:
+    """How wide an object is along its own X."""
+    xs = [corner[0] for corner in obj.bound_box]
+    return max(xs) - min(xs)
+
+
+def hiding(scene: bpy.types.Scene, cursor: Vector, size: float) -> str:
+    """Name of a visible mesh that would hide a result of this size at the cursor, as Blender's first cube does; or "".
+
+    What is much larger is a room, not a hiding place.
+    """
+    middle, half = cursor + Vector((0.0, 0.0, 0.5 * size)), 0.5 * size
+    for obj in scene.objects:
+        if obj.type != "MESH" or not obj.visible_get():
+            continue
+        corners = np.array([obj.matrix_world @ Vector(corner) for corner in obj.bound_box])
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        around = (low <= np.array(middle) - half + 1e-6).all() and (high >= np.array(middle) + half - 1e-6).all()
+        if around and (high - low).max() <= LARGEST_HIDING_PLACE * size:
+            return obj.name
+    return ""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from . import images, materials, meshes, placement
 from .results import Wish
+from .stamps import variants_of
 
 TAG = "turnaround_preview"
 OBJECT_NAME = "Turnaround Preview"
@@ -61,18 +62,25 @@ def _show_mesh(
     meshes.check(vertices, faces, colors)
     mesh = meshes.build(OBJECT_NAME, meshes.base_of(vertices, wish.height).local(vertices), faces, colors)
     mesh.materials.append(materials.shared_material())
-    obj = next((obj for obj in scene.objects if TAG in obj), None)
+    obj = shape(scene)
     if obj is None:
         obj = bpy.data.objects.new(OBJECT_NAME, mesh)
         obj[TAG] = True
         obj.hide_select = True
         obj.hide_render = True
         scene.collection.objects.link(obj)
-        obj.matrix_world = placement.at_cursor(Vector(wish.cursor))
+        siblings = variants_of(wish.group)  # they stand already; the shape appears beside them, never inside
+        width = max(map(placement.width, [*siblings, obj]))
+        obj.matrix_world = placement.at_cursor(Vector(wish.cursor), len(siblings), width)
         return True
     old, obj.data = obj.data, mesh
     bpy.data.meshes.remove(old)
     return False
+
+
+def shape(scene: bpy.types.Scene) -> bpy.types.Object | None:
+    """The coarse object, if one stands in the scene."""
+    return next((obj for obj in scene.objects if TAG in obj), None)
 
 
 def views_image() -> bpy.types.Image | None:

@@ -110,7 +110,7 @@ def _stand(mesh: bpy.types.Mesh, message: Result, wish: Wish, scene: bpy.types.S
     obj = bpy.data.objects.new(wish.name, mesh)
     _collection(wish, message.count, siblings, scene).objects.link(obj)
     if siblings and not wish.stacked:
-        width = max(_width(sibling) for sibling in [*siblings, obj])
+        width = max(map(placement.width, [*siblings, obj]))
         obj.matrix_world = placement.at_cursor(Vector(wish.cursor), len(siblings), width)
     else:
         obj.matrix_world = placement.at_cursor(Vector(wish.cursor))
@@ -132,11 +132,6 @@ def view_layer(scene: bpy.types.Scene) -> bpy.types.ViewLayer:
     windows = bpy.context.window_manager.windows
     shown = (window.view_layer for window in windows if window.scene == scene)
     return next(shown, scene.view_layers[0])
-
-
-def _width(obj: bpy.types.Object) -> float:
-    xs = [corner[0] for corner in obj.bound_box]
-    return max(xs) - min(xs)
 
 
 def _collection(

@@ -12,9 +12,19 @@ import numpy as np
 from mathutils import Matrix, Vector
 
 PACKAGE = "bl_ext.user_default.turnaround"
-cameras, colors, images, materials, meshes, placement, silhouettes = (
+cameras, colors, images, materials, meshes, placement, preview, results, silhouettes = (
     import_module(f"{PACKAGE}.scene.{name}")
-    for name in ("cameras", "colors", "images", "materials", "meshes", "placement", "silhouettes")
+    for name in (
+        "cameras",
+        "colors",
+        "images",
+        "materials",
+        "meshes",
+        "placement",
+        "preview",
+        "results",
+        "silhouettes",
+    )
 )
 messages = import_module(f"{PACKAGE}.protocol.messages")
 errors = import_module(f"{PACKAGE}.protocol.errors")
@@ -434,3 +444,35 @@ def test_variants_stand_side_by_side_at_the_cursor():
     matrices = [placement.at_cursor(Vector((1, 2, 3)), index, 0.8) for index in range(3)]
     assert [round(m.translation.x, 6) for m in matrices] == [1.0, 2.0, 3.0]
     assert all(m.to_3x3() == Matrix.Identity(3) for m in matrices)
+
+
+def test_what_would_hide_a_result_is_named():
+    scene = bpy.context.scene
+    for obj in list(bpy.data.objects):
+        bpy.data.objects.remove(obj)
+    bpy.ops.mesh.primitive_cube_add(size=2.0)  # as in Blender's first scene
+    cube = bpy.context.active_object
+    assert placement.hiding(scene, Vector(), 1.0) == cube.name
+    assert placement.hiding(scene, Vector((1.0, 0.0, 0.0)), 1.0) == "", "it sticks out"
+    assert placement.hiding(scene, Vector(), 3.0) == "", "it is larger"
+    cube.scale = (5.0, 5.0, 5.0)
+    bpy.context.view_layer.update()
+    assert placement.hiding(scene, Vector(), 1.0) == "", "a room hides nothing"
+    cube.scale = (1.0, 1.0, 1.0)
+    bpy.context.view_layer.update()
+    cube.hide_set(True)
+    assert placement.hiding(scene, Vector(), 1.0) == ""
+
+
+def test_preview_appears_beside_the_variants_that_stand():
+    vertices, faces, colours = asymmetric()
+    wish = results.Wish(name="mug", picture="mug.png", size=(64, 64), group="a", cursor=(1.0, 2.0, 3.0))
+    arrays = {"vertices": vertices, "faces": faces, "colors": colours}
+    assert preview.show(arrays, bpy.context.scene, wish)
+    assert preview.shape(bpy.context.scene).matrix_world.translation == Vector((1.0, 2.0, 3.0))
+    preview.clear()
+    assert preview.shape(bpy.context.scene) is None
+    results.add(messages.Result(job="a" * 32, index=0, count=2, report=report()), arrays, wish, bpy.context.scene)
+    preview.show(arrays, bpy.context.scene, wish)
+    assert preview.shape(bpy.context.scene).matrix_world.translation.x > 1.0 + np.ptp(vertices[:, 0])
+    preview.clear()
