@@ -12,17 +12,18 @@ class Remedy(NamedTuple):
     label: str
 
 
+IN_PREFERENCES = Remedy("turnaround.open_preferences", "Open Preferences")
 REMEDIES = {
     "backend.missing": Remedy("turnaround.set_up_backend", "Set Up Backend"),
     "backend.none": Remedy("turnaround.start_backend", "Start Backend"),
     "backend.ended": Remedy("turnaround.start_backend", "Start Backend"),
     "backend.lost": Remedy("turnaround.start_backend", "Start Backend"),
-    "backend.absent": Remedy("turnaround.open_preferences", "Open Preferences"),
-    "backend.start": Remedy("turnaround.open_preferences", "Open Preferences"),
+    "backend.absent": IN_PREFERENCES,
+    "backend.start": IN_PREFERENCES,
     "backend.silent": Remedy("turnaround.start_backend", "Try Again"),
     "setup.failed": Remedy("turnaround.set_up_backend", "Set Up Backend"),
-    "connection": Remedy("turnaround.open_preferences", "Open Preferences"),
-    "keys": Remedy("turnaround.open_preferences", "Open Preferences"),
+    "connection": IN_PREFERENCES,
+    "keys": IN_PREFERENCES,
     "online": Remedy("turnaround.open_system_preferences", "Allow Online Access"),
     "camera.none": Remedy("object.camera_add", "Add Camera"),
 }

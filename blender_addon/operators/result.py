@@ -11,7 +11,7 @@ from ..scene import preview, results
 from ..scene.stamps import stamp_of, variants_of
 from .generate import begin, idle
 
-FRAMING_DISTANCE = 5.0
+FRAMING_DISTANCE = 3.0
 """How far the view stands from a shape, in radii of the sphere around it."""
 
 
@@ -183,13 +183,21 @@ class TURNAROUND_OT_show_views(bpy.types.Operator):
     bl_idname = "turnaround.show_views"
     bl_label = "Open in Image Editor"
 
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether there are any."""
+        from ..panels.result import views_of
+
+        if views_of(context) is None:
+            cls.poll_message_set("No view is drawn yet")
+            return False
+        return True
+
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Uses an Image Editor that is open, else a new window."""
         from ..panels.result import views_of
 
         image = views_of(context)
-        if image is None:
-            return {"CANCELLED"}
         area = next((area for area in context.screen.areas if area.type == "IMAGE_EDITOR"), None)
         if area is None:
             bpy.ops.wm.window_new()

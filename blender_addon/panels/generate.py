@@ -39,9 +39,9 @@ class Generate:
         settings = context.scene.turnaround
         _draw_picture(layout, context, settings)
         _draw_camera(layout, context, settings)
-        layout.prop(settings, "engine")
         engine = engines.chosen(context.scene)
-        if engine is not None:
+        if engine is not None:  # a backend that has not run yet has told of none
+            layout.prop(settings, "engine")
             _draw_engine(layout, context, engine)
         widgets.choices(layout, settings, "quality")
         if settings.quality == "CUSTOM":

@@ -69,16 +69,17 @@ class Views:
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        """Whether there are views to show."""
-        return views_of(context) is not None
+        """Whether there are views to show, or will be.
+
+        It stays while a job runs: a panel that comes or goes slides the others, and Blender takes no clicks meanwhile.
+        """
+        return session.current().job is not None or views_of(context) is not None
 
     def draw(self, context: bpy.types.Context) -> None:
         """Draws them small, with the button that opens them large."""
         image = views_of(context)
-        if image is None:
-            return
-        if image.preview is not None and image.preview.icon_id:
-            self.layout.template_icon(icon_value=image.preview.icon_id, scale=9.0)
+        icon = image.preview.icon_id if image is not None and image.preview is not None else 0
+        self.layout.template_icon(icon_value=icon, scale=9.0)  # an empty place where there is nothing yet
         self.layout.operator("turnaround.show_views", icon="IMAGE_DATA")
 
 

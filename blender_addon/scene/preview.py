@@ -48,7 +48,9 @@ def show(arrays: Mapping[str, NDArray[Any]], scene: bpy.types.Scene, wish: Wish)
         step = max(1, -(-views.shape[1] // side))
         cutout = arrays.get("cutout")
         sheet = images.contact_sheet(views[:, ::step, ::step], cutout)
-        images.write(IMAGE_NAME, sheet, bpy.data.images.get(IMAGE_NAME))[images.SHEET_TAG] = True
+        image = images.write(IMAGE_NAME, sheet, views_image())
+        image[images.SHEET_TAG] = True
+        image.preview_ensure().reload()
     return appeared
 
 
