@@ -24,6 +24,8 @@ MOST_PIXELS = 1 << 26
 """Blender hands out pixels as floats, 16 bytes each: 1 GiB at this bound."""
 CHUNK_PIXELS = 1 << 21
 TILE_SIDE = 256
+FAINTEST = 32
+"""What is less opaque in a drawn view is shown as transparent: its colour is noise, and Blender's icons add it up."""
 SHEET_TAG = "turnaround_views"
 """Marks a contact sheet, which is no picture to work from."""
 
@@ -153,6 +155,7 @@ def contact_sheet(views: Pixels, cutout: Pixels | None = None) -> Pixels:
     for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
         sheet[row * side : (row + 1) * side, column * side : (column + 1) * side] = tile
+    sheet[sheet[..., 3] < FAINTEST] = 0
     return sheet
 
 

@@ -160,10 +160,13 @@ def test_large_picture_comes_back_as_means():
 
 def test_contact_sheet_shows_every_picture():
     views = np.stack([np.full((32, 32, 4), 10 * number + 10, np.uint8) for number in range(4)])
+    views[..., 3] = 255
+    views[3, 16:, :, 3] = 5
     cutout = np.full((100, 100, 4), 255, np.uint8)
     sheet = images.contact_sheet(views, cutout)
     assert sheet.shape == (64, 96, 4)
     assert [int(sheet[y, x, 0]) for y in (5, 40) for x in (5, 40, 70)] == [255, 10, 20, 30, 40, 0]
+    assert not sheet[50, 40].any(), "what is as good as transparent has no colour"
 
 
 def test_thumbnail_dims_what_was_not_cut_out():
