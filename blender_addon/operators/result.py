@@ -15,6 +15,14 @@ FRAMING_DISTANCE = 3.0
 """How far the view stands from a shape, in radii of the sphere around it."""
 
 
+def in_object_mode(operator: type[bpy.types.Operator], context: bpy.types.Context) -> bool:
+    """Whether objects may be changed now; else says so in the operator's tooltip."""
+    if context.mode != "OBJECT":
+        operator.poll_message_set("Switch to Object Mode first")
+        return False
+    return True
+
+
 class _OnResult:
     """Base of operators on the active object, which Turnaround must have made."""
 
@@ -80,10 +88,7 @@ class TURNAROUND_OT_match_camera(_OnResult, bpy.types.Operator):
         if context.scene.camera is None:
             cls.poll_message_set("Add a camera to the scene first")
             return False
-        if context.mode != "OBJECT":
-            cls.poll_message_set("Switch to Object Mode first")
-            return False
-        return True
+        return in_object_mode(cls, context)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Places it, and says how well it covers."""
@@ -105,6 +110,11 @@ class TURNAROUND_OT_step_variant(_OnResult, bpy.types.Operator):
     bl_options = {"UNDO", "INTERNAL"}  # noqa: RUF012  (Blender reads it from the class)
 
     step: bpy.props.IntProperty(default=1)
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether there is a result, and nobody is editing it."""
+        return super().poll(context) and in_object_mode(cls, context)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Makes it the active one; where variants are stacked, the others are hidden."""
@@ -130,6 +140,11 @@ class TURNAROUND_OT_keep_only_this(_OnResult, bpy.types.Operator):
     bl_idname = "turnaround.keep_only_this"
     bl_label = "Keep Only This"
     bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012  (Blender reads it from the class)
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether there is a result, and nobody is editing it."""
+        return super().poll(context) and in_object_mode(cls, context)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Deletes them; undo brings them back."""
