@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import uuid
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,6 +42,7 @@ class Job:
         id: the backend's name for it; "" until it was accepted.
         queue_position: how many are before it.
         event: the newest progress.
+        event_time: when it came, in seconds of the monotonic clock.
         cancelling: whether Cancel was pressed.
         keeping: whether Keep This One was pressed.
         waits_for: why results wait to be placed, for people; "" if they do not.
@@ -59,6 +61,7 @@ class Job:
     id: str = ""
     queue_position: int = 0
     event: Event | None = None
+    event_time: float = 0.0
     cancelling: bool = False
     keeping: bool = False
     waits_for: str = ""
@@ -92,6 +95,8 @@ class Job:
         if self.event.total:
             text += f" {self.event.step} of {self.event.total}"
         remaining = self.event.remaining_seconds
+        if remaining is not None:
+            remaining -= time.monotonic() - self.event_time  # a stage may be long and tell nothing meanwhile
         if remaining is not None and remaining >= 1.0:
             seconds = round(remaining)
             text += f", {seconds} s left" if seconds < 90 else f", {round(seconds / 60)} min left"

@@ -260,7 +260,7 @@ class Session:
                 job.id, job.queue_position = message.job, message.queue_position
                 pending.remember(own_folder(create=True), job)
             case Event() if job is not None and message.job == job.id:
-                job.event = message
+                job.event, job.event_time = message, time.monotonic()
             case Result() if job is not None and message.job == job.id:
                 self._take(job, message, arrays)
             case Cancelled() if self._is_ours(message.job):

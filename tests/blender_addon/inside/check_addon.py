@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -80,6 +81,17 @@ def test_backend_is_found_by_its_python_its_environment_or_the_projects_folder()
             assert process.find_command(str(chosen), "") == [str(python), "-m", "backend.cli"], chosen
 
 
+def test_remaining_time_counts_down_while_a_stage_tells_nothing():
+    jobs, results = import_module(f"{PACKAGE}.jobs"), import_module(f"{PACKAGE}.scene.results")
+    wish = results.Wish(name="mug", picture="mug.png", size=(64, 64), group="a", cursor=(0.0, 0.0, 0.0))
+    job = jobs.Job("one2345", messages.Settings(), None, wish, "Scene", "Generate from Image")
+    job.event = messages.Event(job="a" * 32, number=1, stage="Meshing", remaining_seconds=600.0)
+    job.event_time = time.monotonic() - 540.5
+    assert job.describe() in {"Meshing, 59 s left", "Meshing, 60 s left"}
+    job.event_time -= 60.0
+    assert job.describe() == "Meshing"
+
+
 def test_remote_backend_needs_a_connection_string_and_online_access():
     current = session.current()
     preferences().place = "REMOTE"
@@ -102,8 +114,6 @@ def test_remote_backend_needs_a_connection_string_and_online_access():
 
 
 def wait(done, seconds=20.0):
-    import time
-
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, session.current().details() or "nothing happened"
