@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +15,44 @@ from backend.pipelines.stage import Progress
 class Field(Protocol):
     """A shape as a signed distance."""
 
-    half: float
-    """The shape lies within [-half, half]^3 of the object frame."""
+    @property
+    def half(self) -> float:
+        """The shape lies within [-half, half]^3 of the object frame."""
 
     def distance(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """Signed distance [N] in object units, positive outside, at points [N, 3] of the object frame."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that the field depends on beside weights; for the stage cache."""
+
+
+@dataclass(frozen=True)
+class MixedField:
+    """Two opinions of one shape, averaged: where they differ, neither is believed wholly.
+
+    Attributes:
+        first, second: of the same cube.
+        share: of the second's distances in the mean, 0..1.
+    """
+
+    first: Field
+    second: Field
+    share: float
+
+    @property
+    def half(self) -> float:
+        """Half the cube's side."""
+        return self.first.half
+
+    def distance(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Field`."""
+        return (1 - self.share) * self.first.distance(points) + self.share * self.second.distance(points)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See `Field`."""
+        first = {f"first.{name}": array for name, array in self.first.arrays().items()}
+        second = {f"second.{name}": array for name, array in self.second.arrays().items()}
+        return {**first, **second, "share": np.array(self.share)}
 
 
 class Reconstructor(Protocol):

@@ -24,6 +24,7 @@ from backend.geometry.meshing import extract_surface
 from backend.pipelines.one2345.selection import NO_VIEWS, near_cameras
 from backend.pipelines.stage import Stages
 from backend.preparation.framing import framed_camera
+from backend.reconstructors.base import Field
 from backend.reconstructors.sparseneus.adapter import network_images
 from backend.reconstructors.sparseneus.reconstructor import SdfField, SparseNeuSReconstructor, resampled
 from backend.weights.store import load_into, read_config, tiny_path, weights_digest
@@ -116,13 +117,13 @@ class Networks:
         )
         return self.reconstructor.restored(arrays)
 
-    def coarse_mesh(self, field: SdfField, picture: NDArray[np.uint8], camera: Camera) -> Mesh:
+    def coarse_mesh(self, field: Field, picture: NDArray[np.uint8], camera: Camera) -> Mesh:
         """The preview: few triangles, in the picture's colours."""
         return paint(surface(field, COARSE_CELLS), picture, camera)
 
     def mesh(
         self,
-        field: SdfField,
+        field: Field,
         picture: NDArray[np.uint8],
         camera: Camera,
         views: ViewSet,
@@ -199,7 +200,7 @@ class Networks:
         return ViewSet(arrays["images"], tuple(cameras))
 
 
-def surface(field: SdfField, cells: int) -> Mesh:
+def surface(field: Field, cells: int) -> Mesh:
     """The field's zero level, smoothed a little, without colours."""
     half = field.half
     vertices, faces = extract_surface(field.distance, cells, ((-half,) * 3, (half,) * 3))

@@ -24,6 +24,7 @@ from backend.pipelines.stage import KeepError, Preview, Progress, StageCache, St
 from backend.preparation.framing import DEFAULT_FOV_DEG, frame, framed_camera
 from backend.preparation.matting import cut_out, warnings
 from backend.preparation.picture import check_picture, reduce_picture
+from backend.reconstructors.base import Field, MixedField
 from backend.weights.store import tiny_path
 from protocol.messages import Framing, OptionSpec, PipelineInfo, Report, Settings, ViewCamera
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 PICTURE_SIZE = 512
 """Side of the framed picture that colours are taken from, in pixels."""
+
+DRAWN_SHARE = 0.25
+"""What the shape from all views counts beside the shape from the picture alone; see docs/results.md."""
 
 WEIGHTS = ("sparseneus", "xunet", "elevation")
 
@@ -49,7 +53,7 @@ class Effort:
     steps: int
 
 
-QUALITIES = {"draft": Effort(3, 8), "standard": Effort(7, 12), "fine": Effort(15, 24)}
+QUALITIES = {"draft": Effort(3, 1), "standard": Effort(7, 2), "fine": Effort(15, 4)}
 
 OPTIONS = (
     OptionSpec(
@@ -139,7 +143,7 @@ class One2345:
         source = networks.source(picture, camera)
 
         progress.begin("Shaping the Preview", (0.08, 0.15))
-        field = networks.reconstruct(source, stages)
+        field: Field = networks.reconstruct(source, stages)
         coarse = networks.coarse_mesh(field, picture, camera)
 
         progress.begin("Drawing Views", (0.15, 0.8), Preview(mesh=coarse), can_keep=True)
@@ -160,7 +164,7 @@ class One2345:
 
         progress.begin("Building the Shape", (0.8, 0.88), Preview(views=views.images) if len(views) else None)
         if len(views):
-            field = networks.reconstruct(source + views, stages)
+            field = MixedField(field, networks.reconstruct(source + views, stages), DRAWN_SHARE)
         progress.begin("Meshing", (0.88, 1.0))
         mesh = networks.mesh(
             field,
