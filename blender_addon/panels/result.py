@@ -33,9 +33,9 @@ class Result:
         row.label(text=obj.name, icon="MESH_DATA")
         if context.area.type == "VIEW_3D":
             row.operator("turnaround.frame", text="", icon="ZOOM_SELECTED")
-        story = (
-            f"{engine.label if engine else report.pipeline}, seed {report.seed}, elevation {report.elevation_deg:.0f}°"
-        )
+        story = f"Seed {report.seed}, elevation {report.elevation_deg:.0f}°"
+        if engine is not None:  # a backend that has not run yet has not told its name
+            story = f"{engine.label}, {story[0].lower()}{story[1:]}"
         widgets.wrapped(column, context, story)
 
         fields = layout.column(align=True)
