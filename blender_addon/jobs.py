@@ -17,9 +17,9 @@ from .properties import RESOLUTIONS
 from .protocol.errors import TurnaroundError
 from .protocol.messages import Event, Settings
 from .protocol.validation import check_settings
-from .scene import images, placement
+from .scene import images
 from .scene.cameras import picture_view
-from .scene.results import Wish
+from .scene.results import Wish, in_the_way
 from .scene.stamps import Stamp, stamp_of, variants_of
 
 SAME_ELEVATION_DEG = 0.05
@@ -47,7 +47,7 @@ class Job:
         keeping: whether Keep This One was pressed.
         waits_for: why results wait to be placed, for people; "" if they do not.
         connected: whether the backend can be reached.
-        hidden_by: what stands around the place where the shape appears; "" if nothing does.
+        in_the_way: what stands in the place where the shape appears; "" if nothing does.
     """
 
     pipeline: str
@@ -66,7 +66,7 @@ class Job:
     keeping: bool = False
     waits_for: str = ""
     connected: bool = True
-    hidden_by: str = ""
+    in_the_way: str = ""
 
     @property
     def fraction(self) -> float:
@@ -153,7 +153,7 @@ def generation(context: bpy.types.Context) -> Job:
         wish=wish,
         scene=scene.name,
         undo="Generate from Image",
-        hidden_by="" if match_camera else placement.hiding(scene, scene.cursor.location, chosen.height or 1.0),
+        in_the_way="" if match_camera else in_the_way(scene, scene.cursor.location, chosen.height or 1.0),
     )
 
 

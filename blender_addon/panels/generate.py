@@ -160,9 +160,9 @@ def draw_job(layout: bpy.types.UILayout, context: bpy.types.Context, job: Job) -
     row.operator("turnaround.keep", icon="CHECKMARK")
     if context.area.type == "VIEW_3D":
         row.operator("turnaround.frame", text="", icon="ZOOM_SELECTED")
-    if job.hidden_by:
+    if job.in_the_way:
         widgets.wrapped(
-            layout, context, f"{job.hidden_by} stands where the shape appears: hide or move it.", icon="INFO"
+            layout, context, f"{job.in_the_way} stands where the shape appears: hide or move it.", icon="INFO"
         )
 
 

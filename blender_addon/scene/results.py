@@ -17,6 +17,8 @@ from . import images, materials, meshes, placement
 from .cameras import picture_view
 from .stamps import Stamp, pack_matte, stamp_of, variants_of
 
+SAME_PLACE = 1e-4
+"""Metres."""
 GROUP_KEY = "turnaround_group"
 """Marks a collection that was made for variants."""
 
@@ -83,6 +85,18 @@ def add(message: Result, arrays: Mapping[str, NDArray[Any]], wish: Wish, scene: 
     stamp.put(obj)
     _offer(obj, message)
     return obj
+
+
+def in_the_way(scene: bpy.types.Scene, cursor: Vector, size: float) -> str:
+    """Name of an earlier result at the cursor, or of what would hide a result of this size there; or ""."""
+    for obj in scene.objects:
+        if (
+            stamp_of(obj) is not None
+            and obj.visible_get()
+            and (obj.matrix_world.translation - cursor).length < SAME_PLACE
+        ):
+            return obj.name
+    return placement.hiding(scene, cursor, size)
 
 
 def find(session_uid: int | None) -> bpy.types.Object | None:

@@ -475,7 +475,12 @@ def test_preview_appears_beside_the_variants_that_stand():
     assert preview.shape(bpy.context.scene).matrix_world.translation == Vector((1.0, 2.0, 3.0))
     preview.clear()
     assert preview.shape(bpy.context.scene) is None
-    results.add(messages.Result(job="a" * 32, index=0, count=2, report=report()), arrays, wish, bpy.context.scene)
+    assert results.in_the_way(bpy.context.scene, Vector(wish.cursor), 1.0) == ""
+    first = results.add(
+        messages.Result(job="a" * 32, index=0, count=2, report=report()), arrays, wish, bpy.context.scene
+    )
+    assert results.in_the_way(bpy.context.scene, Vector(wish.cursor), 1.0) == first.name
+    assert results.in_the_way(bpy.context.scene, Vector(), 1.0) == ""
     preview.show(arrays, bpy.context.scene, wish)
     assert preview.shape(bpy.context.scene).matrix_world.translation.x > 1.0 + np.ptp(vertices[:, 0])
     preview.clear()
