@@ -23,6 +23,12 @@ GRAZING = (0.1, 0.45)
 DEPTH_BIAS = 0.02
 """A vertex this far behind the nearest surface, in object units, still counts as seen."""
 
+DRAWN_TRUST = 0.25
+"""How far a vertex keeps the colour that drawn views give it; the rest is its surroundings', which takes off noise."""
+
+UNSEEN_PULL = 0.1
+"""Of a vertex that nobody sees, towards the input picture's colour projected straight through."""
+
 DEPTH_SIZE = 192
 """Side of the depth maps that decide what is seen, in pixels."""
 
@@ -110,10 +116,10 @@ def paint(
             total += drawn.rgb * sharp[:, None]
             known += sharp
     others = total / np.maximum(known, 1e-6)[:, None] if blend is None else blend(mesh.vertices, normals)
-    own, drawn_share = first.weight, (1 - first.weight) * np.minimum(known * 4, 1)
-    trusted = own + drawn_share
-    rgb = (own[:, None] * first.rgb + drawn_share[:, None] * others) / np.maximum(trusted, 1e-6)[:, None]
-    rgb = spread(mesh, rgb, trusted, straight_through(first))
+    own, drawn_seen = first.weight, (1 - first.weight) * np.minimum(known * 4, 1)
+    seen = own + drawn_seen
+    rgb = (own[:, None] * first.rgb + drawn_seen[:, None] * others) / np.maximum(seen, 1e-6)[:, None]
+    rgb = spread(mesh, rgb, own + DRAWN_TRUST * drawn_seen, straight_through(first), UNSEEN_PULL * (1 - seen))
     alpha = np.full((len(rgb), 1), 255, np.uint8)
     return Mesh(mesh.vertices, mesh.faces, np.hstack([np.round(rgb.clip(0, 1) * 255).astype(np.uint8), alpha]))
 
@@ -125,14 +131,15 @@ def straight_through(painted: Painted) -> F32:
     return np.where((painted.inside > 0.5)[:, None], painted.rgb, mean).astype(np.float32)
 
 
-def spread(mesh: Mesh, rgb: F32, trusted: F32, fallback: F32, rounds: int = 60) -> F32:
+def spread(mesh: Mesh, rgb: F32, trusted: F32, fallback: F32, pull: F32, rounds: int = 60) -> F32:
     """Colours of untrusted vertices relaxed between those of the trusted, by averaging over edges.
 
     Args:
         mesh: for its edges.
         rgb: [N, 3].
         trusted: [N] in 0..1, how much of its own colour a vertex keeps.
-        fallback: [N, 3], where the relaxation begins.
+        fallback: [N, 3], a colour for what nobody sees.
+        pull: [N] in 0..1, how strongly the fallback draws a vertex.
         rounds: of averaging; each reaches one edge further.
     """
     ends = np.concatenate([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]], mesh.faces[:, [2, 0]]])
@@ -140,8 +147,8 @@ def spread(mesh: Mesh, rgb: F32, trusted: F32, fallback: F32, rounds: int = 60) 
     count = len(mesh.vertices)
     neighbours = coo_array((np.ones(len(ends), np.float32), (ends[:, 0], ends[:, 1])), (count, count)).tocsr()
     degree = np.maximum(neighbours.sum(1), 1).astype(np.float32)[:, None]
-    keep = trusted[:, None]
-    x = keep * rgb + (1 - keep) * fallback
+    keep, pull = trusted[:, None], pull[:, None]
+    x = np.where(keep > 0, rgb, fallback)
     for _ in range(rounds):
-        x = keep * rgb + (1 - keep) * (0.9 * (neighbours @ x) / degree + 0.1 * fallback)
+        x = keep * rgb + (1 - keep) * ((1 - pull) * (neighbours @ x) / degree + pull * fallback)
     return x.astype(np.float32)
