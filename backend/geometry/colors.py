@@ -17,6 +17,9 @@ from backend.geometry.render import prepare, render
 
 F32 = NDArray[np.float32]
 
+Blend = Callable[[F32, F32], F32]
+"""Surface points [N, 3] and their outward unit normals to colours [N, 3] in 0..1."""
+
 GRAZING = (0.1, 0.45)
 """Cosines between normal and line of sight at which a picture begins to count, and counts fully."""
 
@@ -90,7 +93,7 @@ def paint(
     picture: NDArray[np.uint8],
     camera: Camera,
     views: ViewSet | None = None,
-    blend: Callable[[F32, F32], F32] | None = None,
+    blend: Blend | None = None,
 ) -> Mesh:
     """The mesh in the pictures' colours.
 
@@ -102,7 +105,7 @@ def paint(
         picture: the framed input, uint8 [S, S, 4], any size.
         camera: of the input.
         views: drawn views; None or empty leaves the input's colours to spread.
-        blend: vertices and normals to colours [N, 3] in 0..1, in place of the views' weighted mean where they see.
+        blend: gives the colours where drawn views see, in place of their weighted mean.
     """
     if not len(mesh.vertices):
         return mesh

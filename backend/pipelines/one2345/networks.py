@@ -17,7 +17,7 @@ from backend.elevation.solve import NEAR_MOVES, Estimate, solve_elevation
 from backend.generators.xunet.generator import XUNetGenerator
 from backend.geometry.cameras import Camera
 from backend.geometry.cleanup import clean
-from backend.geometry.colors import paint
+from backend.geometry.colors import Blend, paint
 from backend.geometry.feedback import feedback_maps
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.geometry.meshing import extract_surface
@@ -130,13 +130,17 @@ class Networks:
         *,
         resolution: int,
         target_faces: int | None,
+        blend: Blend | None,
         stages: Stages,
     ) -> Mesh:
-        """The result: meshed, cleaned, decimated if asked for, and painted last, so that no colour is lost."""
+        """The result: meshed, cleaned, decimated if asked for, and painted last, so that no colour is lost.
+
+        `blend` is a part of no key: it follows from the views and the field.
+        """
 
         def compute() -> dict[str, NDArray[Any]]:
             shape = clean(surface(field, resolution), keep_fraction=0.02, target_faces=target_faces)
-            return vars(paint(shape, picture, camera, views))
+            return vars(paint(shape, picture, camera, views, blend))
 
         arrays = stages.run(
             "meshing",

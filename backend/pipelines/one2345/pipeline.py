@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -163,8 +164,11 @@ class One2345:
             progress.keep.clear()
 
         progress.begin("Building the Shape", (0.8, 0.88), Preview(views=views.images) if len(views) else None)
+        blend = None
         if len(views):
-            field = MixedField(field, networks.reconstruct(source + views, stages), DRAWN_SHARE)
+            drawn = networks.reconstruct(source + views, stages)
+            blend = partial(networks.reconstructor.blend, source + views, drawn)
+            field = MixedField(field, drawn, DRAWN_SHARE)
         progress.begin("Meshing", (0.88, 1.0))
         mesh = networks.mesh(
             field,
@@ -173,6 +177,7 @@ class One2345:
             views,
             resolution=settings.resolution,
             target_faces=settings.target_faces,
+            blend=blend,
             stages=stages,
         )
         progress.step(1, 1)
