@@ -118,7 +118,10 @@ def paint(
             sharp = drawn.weight**2  # the view that looks straight at a place knows it best
             total += drawn.rgb * sharp[:, None]
             known += sharp
-    others = total / np.maximum(known, 1e-6)[:, None] if blend is None else blend(mesh.vertices, normals)
+    others = total / np.maximum(known, 1e-6)[:, None]
+    if blend is not None:
+        hidden = (first.weight < 1) & (known > 0)
+        others[hidden] = blend(mesh.vertices[hidden], normals[hidden])
     own, drawn_seen = first.weight, (1 - first.weight) * np.minimum(known * 4, 1)
     seen = own + drawn_seen
     rgb = (own[:, None] * first.rgb + drawn_seen[:, None] * others) / np.maximum(seen, 1e-6)[:, None]

@@ -100,7 +100,7 @@ class SparseNeuSReconstructor:
         """
         conditional = replace(self._look(views), volume=field.volume, mask=field.mask)
         colors = []
-        with torch.inference_mode():
+        with torch.inference_mode(), self._autocast():
             for start in range(0, len(points), BLEND_CHUNK):
                 chunk = slice(start, start + BLEND_CHUNK)
                 x = torch.from_numpy(points[chunk] / self.config.cube_half).to(self.device, torch.float32)
@@ -115,8 +115,11 @@ class SparseNeuSReconstructor:
         cameras = camera_tensor(views.cameras).to(self.device)[None]
         projections, centers = unit_projections(cameras, self.config)
         pictures = network_images(torch.from_numpy(images).to(self.device)[None], self.config)
-        with torch.autocast(self.device.type, torch.bfloat16 if self.device.type == "cpu" else torch.float16):
+        with self._autocast():
             return self.network.condition(pictures, projections, centers)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16 if self.device.type == "cpu" else torch.float16)
 
     def restored(self, arrays: dict[str, NDArray[Any]]) -> SdfField:
         """The field whose `arrays` these are."""
