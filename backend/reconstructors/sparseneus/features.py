@@ -7,23 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.reconstructors.sparseneus.config import SparseNeuSConfig
+from backend.reconstructors.sparseneus.norm import NormParameters
 
 
-class ActivatedNorm(nn.Module):
+class ActivatedNorm(NormParameters):
     """InPlaceABN as the reference runs it: batch statistics always, scale |weight| + eps, leaky ReLU of slope 0.01.
 
     With norm "group" the statistics are those of groups of channels of each sample instead.
     """
-
-    def __init__(self, channels: int, norm: str) -> None:
-        super().__init__()
-        self.norm = norm
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        if norm == "batch":
-            self.register_buffer("running_mean", torch.zeros(channels))
-            self.register_buffer("running_var", torch.ones(channels))
-            self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the same shape."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.reconstructors.sparseneus.config import SparseNeuSConfig
+from backend.reconstructors.sparseneus.norm import NormParameters
 
 
 def lattice(resolution: int, device: torch.device) -> Tensor:
@@ -85,18 +86,8 @@ def cost_volume(maps: Tensor, image_from_unit: Tensor, config: SparseNeuSConfig)
     return volume.reshape(b, -1, r, r, r), active.reshape(b, 1, r, r, r)
 
 
-class MaskedNorm(nn.Module):
+class MaskedNorm(NormParameters):
     """Batch norm over active points with batch statistics (the reference never calls eval), or group norm."""
-
-    def __init__(self, channels: int, norm: str) -> None:
-        super().__init__()
-        self.norm = norm
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        if norm == "batch":
-            self.register_buffer("running_mean", torch.zeros(channels))
-            self.register_buffer("running_var", torch.ones(channels))
-            self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x [B, C, D, H, W] with zeros where mask [B, 1, D, H, W] is zero."""
