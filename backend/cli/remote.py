@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -20,9 +19,6 @@ from protocol.messages import Cancelled, Event, PipelineInfo, Result
 
 from .console import Bar, cancel_on_interrupt
 from .job import Job, Variant
-
-WORKER_SECONDS = 60.0
-"""How long a backend's worker may take to load before it is taken to have no engine."""
 
 
 class Remote:
@@ -47,7 +43,7 @@ class Remote:
         Raises:
             TurnaroundError: `pipeline.unknown`, or why there is no connection.
         """
-        offered = {info.name: info for info in self._engines()}
+        offered = {info.name: info for info in self._client.connect().pipelines}
         if name not in offered:
             raise TurnaroundError(
                 "pipeline.unknown",
@@ -56,14 +52,6 @@ class Remote:
                 field="pipeline",
             )
         return offered[name]
-
-    def _engines(self) -> tuple[PipelineInfo, ...]:
-        """What the backend offers; one that has just been started says so only when its worker has loaded."""
-        welcome, end = self._client.connect(), time.monotonic() + WORKER_SECONDS
-        while not welcome.pipelines and time.monotonic() < end:
-            self._client.wait(0.25)
-            welcome = self._client.connect()
-        return welcome.pipelines
 
     def run(self, job: Job, bar: Bar) -> Iterator[Variant]:
         """Yields the job's variants.

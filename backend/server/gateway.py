@@ -271,9 +271,10 @@ class Gateway:
 
     def _on_worker_pong(self) -> None:
         names = [slot.info.name for slot in self._engine.slots if slot.info is not None]
-        if names != self._told:  # a device has said what it is, after the clients were greeted
+        if names != self._told:
             self._told = names
-            self._on_worker_ready()
+            if self._tried:  # who was greeted before is told; the others wait until the worker says what it offers
+                self._on_worker_ready()
         freeing, self._freeing = self._freeing, []
         for peer in freeing:
             self._peers.send(peer, encode(self._pong()))
