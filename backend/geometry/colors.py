@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from backend.geometry.cameras import Camera, project
 from backend.geometry.export import vertex_normals
 from backend.geometry.mesh import Mesh, ViewSet
-from backend.geometry.render import prepare, render
+from backend.geometry.render import Scene, prepare, render
 
 F32 = NDArray[np.float32]
 
@@ -51,11 +51,12 @@ class Painted:
     inside: F32
 
 
-def project_picture(mesh: Mesh, normals: F32, picture: NDArray[np.uint8], camera: Camera) -> Painted:
+def project_picture(mesh: Mesh, scene: Scene, normals: F32, picture: NDArray[np.uint8], camera: Camera) -> Painted:
     """Looks every vertex up in a picture.
 
     Args:
         mesh: its colours are not looked at.
+        scene: the mesh, prepared once for all pictures; decides what is in front.
         normals: unit [N, 3], outward.
         picture: uint8 [S, S, 4], straight alpha.
         camera: of the picture.
@@ -68,7 +69,7 @@ def project_picture(mesh: Mesh, normals: F32, picture: NDArray[np.uint8], camera
     sampled = _remap(premultiplied, x, y)
     alpha = sampled[:, 3]
     rgb = sampled[:, :3] / np.maximum(alpha, 1e-3)[:, None]
-    nearest = render(prepare(mesh), camera, DEPTH_SIZE, supersampling=1).depth
+    nearest = render(scene, camera, DEPTH_SIZE, supersampling=1).depth
     # the nearest of the pixel and its neighbours: a silhouette's pixel may have missed the edge by a hair
     nearest = np.asarray(cv2.dilate(nearest, np.ones((3, 3), np.uint8)), np.float32)
     u, v = (np.clip(pixels / size * DEPTH_SIZE, 0, DEPTH_SIZE - 1)).astype(int).T
@@ -110,11 +111,12 @@ def paint(
     if not len(mesh.vertices):
         return mesh
     normals = vertex_normals(mesh.vertices, mesh.faces).astype(np.float32)
-    first = project_picture(mesh, normals, picture, camera)
+    scene = prepare(mesh)
+    first = project_picture(mesh, scene, normals, picture, camera)
     total, known = np.zeros_like(first.rgb), np.zeros_like(first.weight)
     if views is not None:
         for image, view_camera in zip(views.images, views.cameras, strict=True):
-            drawn = project_picture(mesh, normals, image, view_camera)
+            drawn = project_picture(mesh, scene, normals, image, view_camera)
             sharp = drawn.weight**2  # the view that looks straight at a place knows it best
             total += drawn.rgb * sharp[:, None]
             known += sharp

@@ -16,7 +16,7 @@ from backend.elevation.regressor import ElevationConfig, ElevationNet
 from backend.elevation.solve import NEAR_MOVES, Estimate, solve_elevation
 from backend.generators.xunet.generator import XUNetGenerator
 from backend.geometry.cameras import Camera
-from backend.geometry.cleanup import clean
+from backend.geometry.cleanup import clean, decimate
 from backend.geometry.colors import Blend, paint
 from backend.geometry.feedback import feedback_maps
 from backend.geometry.mesh import Mesh, ViewSet
@@ -139,7 +139,9 @@ class Networks:
         """
 
         def compute() -> dict[str, NDArray[Any]]:
-            shape = clean(surface(field, resolution), keep_fraction=0.02, target_faces=target_faces)
+            shape = surface(field, resolution)
+            if target_faces is not None:
+                shape = decimate(shape, target_faces)
             return vars(paint(shape, picture, camera, views, blend))
 
         arrays = stages.run(
