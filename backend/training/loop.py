@@ -16,6 +16,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from backend.training.batches import EpisodeTensors
+from backend.training.optimizers import make_optimizers
 from backend.weights.store import save_weights
 
 
@@ -96,10 +97,9 @@ def train(
         log: receives a line now and then.
     """
     accelerator = Accelerator(mixed_precision=config.precision, cpu=train_data.device.type == "cpu")
-    optimizer = torch.optim.AdamW(
-        objective.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
-    )
-    model, optimizer = accelerator.prepare(objective, optimizer)
+    optimizers = make_optimizers(objective, config.learning_rate, config.weight_decay)
+    highest = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    model, *optimizers = accelerator.prepare(objective, *optimizers)
     core = accelerator.unwrap_model(model)
     ema = EMAModel(core.network.parameters(), decay=0.5 ** (1 / config.ema_half_life), use_ema_warmup=True, power=0.8)
     ema.to(train_data.device)
@@ -117,9 +117,11 @@ def train(
     count = 0
     while state.elapsed < budget:
         progress = state.elapsed / budget
-        rate = config.learning_rate * min(1.0, (state.step + 1) / config.warmup_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        share = min(1.0, (state.step + 1) / config.warmup_steps)
+        share *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+        groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+        for group, rate in zip(groups, highest, strict=True):
+            group["lr"] = rate * share
         generator = torch.Generator().manual_seed(
             (config.seed << 32) + state.step * accelerator.num_processes + accelerator.process_index
         )
@@ -129,8 +131,9 @@ def train(
             loss = core.total(parts)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         ema.step(core.network.parameters())
         state.step += 1
         state.elapsed = resumed + time.monotonic() - started

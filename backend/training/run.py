@@ -63,9 +63,9 @@ def _xunet() -> tuple[nn.Module, Any]:
 
 
 TRAINABLES = {
-    "sparseneus": Trainable(_sparseneus, batch_size=3, learning_rate=8e-4),
-    "elevation": Trainable(_elevation, batch_size=64, learning_rate=1e-3),
-    "xunet": Trainable(_xunet, batch_size=8, learning_rate=5e-4, looks_at_feedback=True),
+    "sparseneus": Trainable(_sparseneus, batch_size=4, learning_rate=2.5e-3),
+    "elevation": Trainable(_elevation, batch_size=64, learning_rate=3e-3),
+    "xunet": Trainable(_xunet, batch_size=8, learning_rate=1.5e-3, looks_at_feedback=True),
 }
 
 
