@@ -7,12 +7,12 @@ from enum import Enum
 
 import bpy
 
-from .preferences import find_command, own_folder, preferences
 from .process import BackendProcess
 from .protocol import connection
 from .protocol.client import WAITING, Client
 from .protocol.errors import TurnaroundError
 from .protocol.messages import DeviceInfo, Pong, Welcome
+from .settings import find_command, own_folder, preferences
 
 START_SECONDS = 120.0
 """A backend that has said nothing by then will not; a cold disk makes importing torch slow."""
@@ -86,7 +86,7 @@ class Link:
     def command(self) -> list[str] | None:
         """The command that starts this computer's backend, looked for every few seconds."""
         if time.monotonic() >= self._command_until:
-            self._command = find_command(preferences())
+            self._command = find_command()
             self._command_until = time.monotonic() + COMMAND_SECONDS
         return self._command
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import bpy
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 
-from . import process
+from . import session
+from .panels import backend, widgets
+from .settings import find_command
 
 
 def _changed(settings: bpy.types.AddonPreferences, context: bpy.types.Context) -> None:
-    from . import session
-
     session.current().reset()
 
 
@@ -50,9 +48,6 @@ class TURNAROUND_AP_preferences(bpy.types.AddonPreferences):
 
     def draw(self, context: bpy.types.Context) -> None:
         """Draws them, with the backend's state and the buttons for it."""
-        from . import session
-        from .panels import backend, widgets
-
         layout = self.layout
         problem = session.current().problem
         if problem is not None:
@@ -60,7 +55,7 @@ class TURNAROUND_AP_preferences(bpy.types.AddonPreferences):
         layout.use_property_split = True
         layout.row().prop(self, "place", expand=True)
         if self.place == "LOCAL":
-            command = find_command(self)
+            command = find_command()
             layout.prop(self, "python", placeholder=command[0] if command else "Not Found")
             if command is None and self.python:
                 layout.label(
@@ -70,21 +65,6 @@ class TURNAROUND_AP_preferences(bpy.types.AddonPreferences):
         else:
             layout.prop(self, "connection_string")
         backend.draw_state(layout, context)
-
-
-def preferences() -> TURNAROUND_AP_preferences:
-    """The artist's preferences."""
-    return bpy.context.preferences.addons[__package__].preferences
-
-
-def own_folder(*, create: bool = False) -> Path:
-    """Where the add-on may keep files of its own."""
-    return Path(bpy.utils.extension_path_user(__package__, create=create))
-
-
-def find_command(settings: TURNAROUND_AP_preferences) -> list[str] | None:
-    """The command that runs this machine's backend, or None."""
-    return process.find_command(bpy.path.abspath(settings.python), own_folder() / "environment")
 
 
 def register() -> None:

@@ -18,11 +18,11 @@ from . import delivery, engines, pending, screen
 from .installation import Installation
 from .jobs import Job, with_its_picture
 from .link import Link, State
-from .preferences import own_folder
 from .protocol.client import Client
 from .protocol.errors import TurnaroundError
 from .protocol.messages import Accepted, Cancel, Cancelled, Event, Failed, Result, Welcome
 from .scene import preview
+from .settings import own_folder
 
 log = logging.getLogger(__name__)
 

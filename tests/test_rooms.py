@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -213,3 +214,40 @@ def test_no_path_of_a_machine_is_written_down():
             continue  # pictures and weights
         wrong += [f"{path.relative_to(ROOT)}: {m.group().decode()}" for m in machine.finditer(content)]
     assert not wrong
+
+
+def depends_on(path: Path) -> set[Path]:
+    """The project's files that a file imports, when it is imported or later; for its types alone does not count."""
+
+    def file(parts: tuple[str, ...]) -> Path | None:
+        base = ROOT.joinpath(*parts)
+        return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if parts and p.is_file()), None)
+
+    tree = ast.parse(path.read_text("utf-8"))
+    typing_only = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    skipped = {id(inner) for node in typing_only for inner in ast.walk(node)}
+    package = path.relative_to(ROOT).parts[:-1]
+    found: set[Path | None] = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {file(tuple(alias.name.split("."))) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            module = (*start, *(node.module or "").split(".")) if node.module else start
+            inner = {file((*module, alias.name)) for alias in node.names}
+            # `from package import module` needs the package's own file only for what is no module
+            found |= inner - {None} if None not in inner else {*inner, file(module)}
+    return {p for p in found if p is not None and p != path}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_imports_run_in_a_circle(room):
+    graph = {p: {d for d in depends_on(p) if d.relative_to(ROOT).parts[0] == room} for p in sources(room)}
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(str(p.relative_to(ROOT)) for p in error.args[1]))
+    assert len(order) == len(graph)
+    assert any(graph.values()), "no import was resolved"

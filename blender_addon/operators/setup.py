@@ -6,7 +6,7 @@ import bpy
 
 from .. import session
 from ..installation import DOWNLOAD
-from ..preferences import own_folder
+from ..settings import own_folder
 
 
 class TURNAROUND_OT_set_up_backend(bpy.types.Operator):

@@ -124,7 +124,7 @@ def test_set_up_that_fails_is_explained_and_leaves_no_environment():
     current = session.current()
     assert not bpy.app.online_access
     assert bpy.ops.turnaround.set_up_backend(source="/") == {"CANCELLED"}, "it downloads nothing that is not allowed"
-    folder = import_module(f"{PACKAGE}.preferences").own_folder(create=True)
+    folder = import_module(f"{PACKAGE}.settings").own_folder(create=True)
     source = folder / "empty"
     source.mkdir()
     current.install(str(source), folder)

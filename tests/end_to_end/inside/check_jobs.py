@@ -367,7 +367,7 @@ def test_backend_can_be_reached_by_its_connection_string():
 def test_job_of_a_blender_that_was_closed_can_be_fetched():
     pending = import_module(f"{PACKAGE}.pending")
     current = session.current()
-    folder = import_module(f"{PACKAGE}.preferences").own_folder()
+    folder = import_module(f"{PACKAGE}.settings").own_folder()
     engine().steps = 40
     generate(seed=300)
     wait(lambda: current.job.event is not None)
