@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,13 +40,18 @@ class BlendingNetwork(nn.Module):
         weight = weight / (weight.sum(dim=-2, keepdim=True) + 1e-8)
         mean = (f * weight).sum(dim=-2, keepdim=True)
         variance = (weight * (f - mean).square()).sum(dim=-2, keepdim=True)
-        shared = torch.cat([geometry[..., None, :], mean, variance], dim=-1)
-        h = self.base_fc(torch.cat([shared.expand(*f.shape[:-1], -1), f], dim=-1))
+        h = self.base_fc[1:](self._first(torch.cat([geometry[..., None, :], mean, variance], dim=-1), f))
         residual, visible = self.vis_fc(h * weight).split([32, 1], dim=-1)
         h = h + residual
         visible = self.vis_fc2(h * (torch.sigmoid(visible) * mask)) * mask
         logit = self.rgb_fc(torch.cat([h, visible, rays], dim=-1)).masked_fill(mask == 0, -1e9)
         return (F.softmax(logit, dim=-2) * colors).sum(dim=-2)
+
+    def _first(self, shared: Tensor, each: Tensor) -> Tensor:
+        """`base_fc`'s first layer of what all views share, [..., 1, S], and each its own, [..., V, F], concatenated."""
+        layer = cast(nn.Linear, self.base_fc[0])
+        of_shared, of_each = layer.weight.split([shared.shape[-1], each.shape[-1]], dim=1)
+        return F.linear(shared, of_shared, layer.bias) + F.linear(each, of_each)
 
 
 def ray_difference(points: Tensor, normals: Tensor, centers: Tensor) -> Tensor:

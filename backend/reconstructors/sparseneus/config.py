@@ -1,4 +1,4 @@
-"""Sizes of the reconstructor. The defaults are the published ones; ours differ by these numbers alone."""
+"""Sizes of the reconstructor. What is published and what is ours differ by these numbers alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class SparseNeuSConfig:
         global_code: the reference view's deepest features, pooled, reach the bottom of the 3D U-Net.
         sdf_hidden: width of the signed distance MLP.
         sdf_frequencies: octaves of its positional encoding.
-        cube_half: half the side of the cube in the units of the caller's frame.
+        frame: where the cube lies: "cube" about the origin of the caller's frame; "frusta", as published, in the first
+            camera, about all that any camera sees (see `frame.py`).
+        cube_half: half the side of a "cube" in the units of the caller's frame.
         image_size: side of the pictures that the network was trained on.
     """
 
@@ -45,6 +47,7 @@ class SparseNeuSConfig:
     global_code: bool = False
     sdf_hidden: int = 128
     sdf_frequencies: int = 6
+    frame: Literal["cube", "frusta"] = "cube"
     cube_half: float = 1.0
     image_size: int = 256
 
@@ -59,7 +62,7 @@ class SparseNeuSConfig:
         return self.compress_channels * (3 if self.reference_features else 2) + 7 * self.positional_volume
 
 
-PUBLISHED = SparseNeuSConfig()
+PUBLISHED = SparseNeuSConfig(frame="frusta")
 
 TINY = SparseNeuSConfig(
     image_channels=4,

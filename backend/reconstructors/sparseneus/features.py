@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from backend.reconstructors.sparseneus.config import SparseNeuSConfig
 from backend.reconstructors.sparseneus.norm import NormParameters
 
+TOP_DOWN_VIEWS = 4
+"""Views whose maps are made at once where nothing is learned: their full-resolution steps stay in the cache."""
+
 
 class ActivatedNorm(NormParameters):
     """InPlaceABN as the reference runs it: batch statistics always, scale |weight| + eps, leaky ReLU of slope 0.01.
@@ -22,7 +25,7 @@ class ActivatedNorm(NormParameters):
             x = F.batch_norm(x, None, None, self.weight.abs() + 1e-5, self.bias, training=True, eps=1e-5)
         else:
             x = F.group_norm(x, x.shape[1] // 8, self.weight, self.bias)
-        return F.leaky_relu(x, 0.01)
+        return F.leaky_relu(x, 0.01, inplace=True)
 
 
 class ConvUnit(nn.Module):
@@ -66,18 +69,26 @@ class FeatureNet(nn.Module):
         for level in range(self.levels):
             x = self.get_submodule(f"conv{level}")(x)
             bottom_up.append(x)
-        top = self.toplayer(x)
+        step = len(x) if torch.is_grad_enabled() else TOP_DOWN_VIEWS
+        parts = [self._top_down([level[i : i + step] for level in bottom_up]) for i in range(0, len(x), step)]
+        maps = parts[0] if len(parts) == 1 else [torch.cat(level) for level in zip(*parts, strict=True)]
+        return maps, x
+
+    def _top_down(self, bottom_up: list[Tensor]) -> list[Tensor]:
+        top = self.toplayer(bottom_up[-1])
         maps = [top]
         for level in range(self.levels - 2, -1, -1):
             top = _resize(top, bottom_up[level].shape[-1]) + self.get_submodule(f"lat{level}")(bottom_up[level])
             maps.append(self.get_submodule(f"smooth{level}")(top))
-        return maps, bottom_up[-1]
+        return maps
 
 
 def fuse(maps: list[Tensor]) -> Tensor:
     """All levels at the finest resolution, concatenated from coarse to fine: [N, fused, H, W]."""
-    size = maps[-1].shape[-1]
-    return torch.cat([_resize(m, size) for m in maps], dim=1)
+    size, count = maps[-1].shape[-1], len(maps[0])
+    step = count if torch.is_grad_enabled() else TOP_DOWN_VIEWS
+    parts = [torch.cat([_resize(m[i : i + step], size) for m in maps], dim=1) for i in range(0, count, step)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _resize(x: Tensor, size: int) -> Tensor:

@@ -16,24 +16,37 @@ from backend.reconstructors.sparseneus.volume import SparseCostRegNet, cost_volu
 
 
 @dataclass
+class Sources:
+    """The views and their features, which colours are blended from.
+
+    Attributes:
+        images: RGB on white, [B, V, 3, H, W].
+        fused: features at full resolution [B, V, F, H, W].
+        deepest: the coarsest bottom-up map [B, V, D, h, w].
+        image_from_unit: [B, V, 3, 4].
+        centers: camera centres in unit coordinates, [B, V, 3].
+    """
+
+    images: Tensor
+    fused: Tensor
+    deepest: Tensor
+    image_from_unit: Tensor
+    centers: Tensor
+
+
+@dataclass
 class Conditional:
     """What the views have been turned into; every query needs it.
 
     Attributes:
         volume: regularised features [B, C, R, R, R].
         mask: active points [B, 1, R, R, R].
-        images: RGB of the sources, [B, V, 3, H, W].
-        fused: their fused features [B, V, F, H, W].
-        image_from_unit: [B, V, 3, 4].
-        centers: camera centres in unit coordinates, [B, V, 3].
+        sources: needed for colours only.
     """
 
     volume: Tensor
     mask: Tensor
-    images: Tensor
-    fused: Tensor
-    image_from_unit: Tensor
-    centers: Tensor
+    sources: Sources
 
 
 class SdfNetwork(nn.Module):
@@ -76,46 +89,65 @@ class SparseNeuS(nn.Module):
         self.pyramid_feature_network = self.pyramid_feature_network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
-    def condition(self, images: Tensor, image_from_unit: Tensor, centers: Tensor) -> Conditional:
-        """Looks at the views.
+    def look(self, images: Tensor, image_from_unit: Tensor, centers: Tensor) -> Sources:
+        """The views' features.
 
         Args:
             images: [B, V, image_channels, H, W] in 0..1; view 0 is the reference.
             image_from_unit: [B, V, 3, 4], pixel centres at integers.
             centers: camera centres in unit coordinates, [B, V, 3].
         """
-        b, v = images.shape[:2]
-        sdf = self.sdf_network_lod0
         maps, deepest = self.pyramid_feature_network(images.flatten(0, 1))
-        fused = fuse(maps)
-        compressed = sdf.compress_layer(fused).unflatten(0, (b, v))
-        volume, mask = cost_volume(compressed, image_from_unit, self.config)
+        shape = images.shape[:2]
+        fused = fuse(maps).unflatten(0, shape)
+        return Sources(rgb_on_white(images), fused, deepest.unflatten(0, shape), image_from_unit, centers)
+
+    def build(self, sources: Sources) -> Conditional:
+        """The regularised volume of what has been looked at."""
+        sdf, shape = self.sdf_network_lod0, sources.fused.shape[:2]
+        compressed = sdf.compress_layer(sources.fused.flatten(0, 1)).unflatten(0, shape)
+        volume, mask = cost_volume(compressed, sources.image_from_unit, self.config)
         code = None
         if self.config.global_code:
-            reference = deepest.unflatten(0, (b, v))[:, 0]
+            reference = sources.deepest[:, 0]
             code = sdf.global_code(torch.cat([reference.mean((2, 3)), reference.amax((2, 3))], dim=1))
-        volume = sdf.sparse_costreg_net(volume, mask, code)
-        return Conditional(volume, mask, rgb_on_white(images), fused.unflatten(0, (b, v)), image_from_unit, centers)
+        return Conditional(sdf.sparse_costreg_net(volume, mask, code), mask, sources)
+
+    def condition(self, images: Tensor, image_from_unit: Tensor, centers: Tensor) -> Conditional:
+        """`look`, then `build`."""
+        return self.build(self.look(images, image_from_unit, centers))
 
     def sdf(self, points: Tensor, conditional: Conditional) -> tuple[Tensor, Tensor]:
         """Signed distance [B, P] (positive outside) and volume features [B, P, C] at points [B, P, 3]."""
         latent = lookup(conditional.volume, points)
-        distance, _ = self.sdf_network_lod0.sdf_layer(points, latent)
-        return distance[..., 0], latent
+        return self.sdf_network_lod0.sdf_layer.distance(points, latent), latent
+
+    def visible(self, points: Tensor, conditional: Conditional) -> Tensor:
+        """Whether views see active points: [B, P, V] of points [B, P, 3]."""
+        pixels, depth = project(points, conditional.sources.image_from_unit)
+        seen = in_view(pixels, depth, conditional.sources.images.shape[-1])
+        grid = points.flip(-1)[:, :, None, None, :]
+        active = F.grid_sample(conditional.mask, grid, align_corners=True)[:, 0, :, 0, 0] > 0
+        return (seen & active[:, None]).transpose(1, 2)
 
     def colors(self, points: Tensor, normals: Tensor, conditional: Conditional) -> Tensor:
-        """Colours [B, P, 3] in 0..1 of surface points [B, P, 3] with outward unit normals."""
-        c = conditional
-        pixels, depth = project(points, c.image_from_unit)
-        seen = in_view(pixels, depth, c.images.shape[-1])
-        active = F.grid_sample(c.mask, points.flip(-1)[:, :, None, None, :], align_corners=True)[:, 0, :, 0, 0] > 0
-        mask = (seen & active[:, None]).transpose(1, 2)[..., None].float()
-        sources = torch.cat([c.images, c.fused.to(c.images.dtype)], dim=2)
-        sampled = sample_maps(sources, pixels).permute(0, 3, 1, 2).float()
-        colors = sampled[..., :3] * seen.transpose(1, 2)[..., None]  # half a pixel outside is outside: black
-        rays = ray_difference(points, normals, c.centers)
-        latent = lookup(c.volume, points)
-        return self.rendering_network_lod0(latent, colors, sampled[..., 3:], rays, mask)
+        """Colours [B, P, 3] in 0..1 of points [B, P, 3].
+
+        Args:
+            points: in unit coordinates.
+            normals: outward unit normals of surface points, or unit directions to the camera that is rendered.
+            conditional: the volume and its sources.
+        """
+        sources = conditional.sources
+        pixels, depth = project(points, sources.image_from_unit)
+        seen = in_view(pixels, depth, sources.images.shape[-1])
+        colors = sample_maps(sources.images, pixels).permute(0, 3, 1, 2)
+        colors = colors * seen.transpose(1, 2)[..., None]  # half a pixel outside is outside: black
+        features = sample_maps(sources.fused.to(sources.images.dtype), pixels).permute(0, 3, 1, 2)
+        rays = ray_difference(points, normals, sources.centers)
+        latent = lookup(conditional.volume, points)
+        mask = self.visible(points, conditional)[..., None].float()
+        return self.rendering_network_lod0(latent, colors, features, rays, mask)
 
 
 def rgb_on_white(images: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ def in_view(pixels: Tensor, depth: Tensor, size: int) -> Tensor:
 def cost_volume(maps: Tensor, image_from_unit: Tensor, config: SparseNeuSConfig) -> tuple[Tensor, Tensor]:
     """Variance and mean of the views' features at every lattice point (SparseNeuS, section 3.1).
 
-    Features outside a view count as zeros in the sums, as in the reference.
+    Features outside a view count as zeros in the sums, as in the reference. One view is gathered after the other, so
+    that memory does not grow with their number.
 
     Args:
         maps: compressed features [B, V, C, H, W]; view 0 is the reference.
@@ -66,39 +67,61 @@ def cost_volume(maps: Tensor, image_from_unit: Tensor, config: SparseNeuSConfig)
     Returns:
         Volume [B, volume_channels, R, R, R] and mask of active points [B, 1, R, R, R].
     """
-    b, r = maps.shape[0], config.volume_resolution
+    (b, views, channels), size, r = maps.shape[:3], maps.shape[-1], config.volume_resolution
     points = lattice(r, maps.device).reshape(1, -1, 3).expand(b, -1, -1)
-    pixels, depth = project(points, image_from_unit)
-    seen = in_view(pixels, depth, maps.shape[-1])
-    features = sample_maps(maps, pixels)
-    count = seen.sum(1, keepdim=True).to(torch.float32) + 1e-5
-    mean = features.float().sum(1) / count
-    variance = features.float().square().sum(1) / count - mean.square()
-    parts = [variance, mean]
-    if config.reference_features:
-        parts.append(features[:, 0].float())
+    mean = torch.zeros(b, channels, points.shape[1], device=maps.device)
+    squares, seen = torch.zeros_like(mean), torch.zeros_like(mean[:, :1])
+    extra: list[Tensor] = []
+    for view in range(views):
+        pixels, depth = project(points, image_from_unit[:, view, None])
+        features = sample_maps(maps[:, view, None], pixels)[:, 0].float()
+        mean += features
+        squares = squares.addcmul_(features, features)
+        seen += in_view(pixels, depth, size)
+        if view == 0 and config.reference_features:
+            extra.append(features)
+        if view == 0 and config.positional_volume:
+            reference = torch.cat([pixels[:, 0] / (size / 2) - 1, depth[:, 0, :, None] - 1.5], dim=-1)
+            extra.append(torch.cat([points, reference.clamp(-3, 3)], dim=-1).transpose(1, 2))
+    count = seen + 1e-5
+    mean = mean / count
+    parts = [squares / count - mean.square(), mean, *extra]
     if config.positional_volume:
-        reference = torch.cat([pixels[:, 0] / (maps.shape[-1] / 2) - 1, depth[:, 0, :, None] - 1.5], dim=-1)
-        share = count.transpose(1, 2) / maps.shape[1]
-        parts.append(torch.cat([points, reference.clamp(-3, 3), share], dim=-1).transpose(1, 2))
-    active = (seen.sum(1, keepdim=True) >= config.min_views).float()
+        parts.append(count / views)
+    active = (seen >= config.min_views).float()
     volume = torch.cat(parts, dim=1) * active
     return volume.reshape(b, -1, r, r, r), active.reshape(b, 1, r, r, r)
+
+
+def coarser(mask: Tensor) -> Tensor:
+    """Sites of a strided sparse convolution [B, 1, N // 2 + 1, ...] over the active ones [B, 1, N, N, N].
+
+    A site lies wherever its kernel meets an active one, except below the lowest of those (torchsparse 1.4).
+    """
+    pooled = F.max_pool3d(mask, 3, 2, 1)
+    for axis in (2, 3, 4):
+        across = [other for other in (2, 3, 4) if other != axis]
+        lowest = mask.amax(across, keepdim=True).argmax(axis, keepdim=True)
+        site = 2 * torch.arange(pooled.shape[axis], device=mask.device)
+        pooled = pooled * (site.view([-1 if other == axis else 1 for other in range(5)]) >= lowest)
+    return pooled
 
 
 class MaskedNorm(NormParameters):
     """Batch norm over active points with batch statistics (the reference never calls eval), or group norm."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [B, C, D, H, W] with zeros where mask [B, 1, D, H, W] is zero."""
+        """x [B, C, D, H, W] with zeros where mask [B, 1, D, H, W] is zero; what it gives there is to be masked."""
         if self.norm == "group":
             return F.group_norm(x, x.shape[1] // 8, self.weight, self.bias)
-        x32, count = x.float(), mask.sum().clamp(min=1)
-        dims = (0, 2, 3, 4)
-        mean = x32.sum(dims, keepdim=True) / count
-        variance = ((x32 - mean).square() * mask).sum(dims, keepdim=True) / count
+        x, count = x.float(), mask.sum(dtype=torch.float32).clamp(min=1)
+        everywhere, mean_everywhere = torch.var_mean(x, (0, 2, 3, 4), correction=0)
+        share = x.numel() / x.shape[1] / count  # the zeros around add to neither sum
+        mean = mean_everywhere * share
+        variance = (everywhere + mean_everywhere.square()) * share - mean.square()
+        scale = self.weight * torch.rsqrt(variance + 1e-5)
         shape = (1, -1, 1, 1, 1)
-        return (x32 - mean) * torch.rsqrt(variance + 1e-5) * self.weight.view(shape) + self.bias.view(shape)
+        return torch.addcmul((self.bias - mean * scale).view(shape), x, scale.view(shape))
 
 
 class SparseKernel(nn.Module):
@@ -125,13 +148,18 @@ class SparseBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`mask` belongs to the output."""
+        x = self.convolve(x, mask)
+        mask = mask.to(x.dtype)  # else the product is float32 and every layer casts it back
+        return self.net[1](x, mask).to(x.dtype).relu_() * mask
+
+    def convolve(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The convolution alone, zero where the mask of the output is."""
         weight = cast(SparseKernel, self.net[0]).weight(transposed=self.transposed)
         if self.transposed:
             x = F.conv_transpose3d(x, weight, stride=2, padding=1)
         else:
             x = F.conv3d(x, weight, stride=self.stride, padding=1)
-        mask = mask.to(x.dtype)  # else the product is float32 and every layer casts it back
-        return F.relu(self.net[1](x * mask, mask).to(x.dtype)) * mask
+        return x.mul_(mask.to(x.dtype))
 
 
 class SparseCostRegNet(nn.Module):
@@ -166,9 +194,9 @@ class SparseCostRegNet(nn.Module):
             volume = volume.to(torch.get_autocast_dtype(volume.device.type))
         # strided sparse convolutions have no upper bound on their sites: one more point at the high end
         volume, fine = F.pad(volume, (0, 1) * 3), F.pad(mask, (0, 1) * 3)
-        half = F.max_pool3d(fine, 3, 2, 1)
-        quarter = F.max_pool3d(half, 3, 2, 1)
-        eighth = F.max_pool3d(quarter, 3, 2, 1)
+        half = coarser(fine)
+        quarter = coarser(half)
+        eighth = coarser(quarter)
         c0 = self.conv0(volume, fine)
         c2 = self.conv2(self.conv1(c0, half), half)
         c4 = self.conv4(self.conv3(c2, quarter), quarter)
