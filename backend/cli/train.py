@@ -34,6 +34,9 @@ def train(
         typer.Option(help="Generator whose views a reconstructor learns from too.", exists=True, dir_okay=False),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Objects a step.", min=1)] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The highest; a lower one suits weights that are trained already.", min=1e-7)
+    ] = None,
     cache: Annotated[Path, typer.Option(help="Where rendered training pictures are kept.")] = Path(".cache"),
     device: Device = DeviceChoice.AUTO,
     verbose: Verbose = False,
@@ -56,6 +59,7 @@ def train(
         generator=generator,
         cache=cache,
         batch_size=batch_size,
+        learning_rate=learning_rate,
         log=lambda line: error_console().print(line, markup=False, highlight=False),
     )
     output_console().print(str(weights), markup=False)

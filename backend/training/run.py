@@ -81,6 +81,7 @@ def train(
     generator: Path | None = None,
     cache: Path = Path(".cache"),
     batch_size: int | None = None,
+    learning_rate: float | None = None,
     log: Callable[[str], None] = print,
 ) -> Path:
     """Trains a network on a folder of meshes; run again with the same output to go on.
@@ -96,6 +97,7 @@ def train(
         generator: weights whose drawn views a reconstructor learns from as well; None learns from true ones alone.
         cache: where rendered episodes are kept.
         batch_size: objects a step; None takes what suits the network.
+        learning_rate: the highest; None takes what suits the network when it begins with random weights.
         log: receives a line now and then.
 
     Returns:
@@ -142,7 +144,7 @@ def train(
         objective.to(device),
         data["train"],
         data["val"],
-        LoopConfig(minutes, batch_size or trainable.batch_size, trainable.learning_rate),
+        LoopConfig(minutes, batch_size or trainable.batch_size, learning_rate or trainable.learning_rate),
         output / name,
         weights,
         config,
