@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from backend.elevation.triangulation import orbit_projections, transfer_errors
 from backend.geometry.cameras import Camera
 
 Array = NDArray[np.float64]
@@ -44,6 +45,12 @@ OUTLIER_PX = 20.0
 
 MAX_ERROR_PX = 8.0
 """Matches that no elevation explains better than this, in pixels of 256, are not of one object."""
+
+HALF_ERROR_PX = 4.0
+"""An error at the best elevation that halves the confidence: textures without corners let matches slide."""
+
+LOW_CONFIDENCE = 0.35
+"""An estimate with less confidence is a guess, and said to be one: about 13 degrees of spread, or very few points."""
 
 MIN_POINTS = 3
 """Fewer points than this that can be followed into a third view, on average over the views, measure nothing."""
@@ -70,25 +77,37 @@ class Estimate:
     errors: Array
 
 
+def doubt(estimate: Estimate) -> str | None:
+    """What to tell the artist about an elevation that is not to be relied on; None where it is."""
+    advice = "Set it yourself if the shape leans."
+    if estimate.source == "assumed":
+        return f"The elevation could not be found: {estimate.elevation_deg:.0f} degrees are assumed. {advice}"
+    if estimate.confidence < LOW_CONFIDENCE:
+        found, spread = estimate.elevation_deg, estimate.spread_deg
+        return f"The elevation is a guess: {found:.0f} degrees, give or take {max(spread, 1):.0f}. {advice}"
+    return None
+
+
 @dataclass(frozen=True)
-class Transfer:
-    """Points of a pair of views that were also found in a third.
+class Transfers:
+    """Points of pairs of views that were also found in a third, which is where a hypothesis is judged.
 
     Attributes:
-        first: the pair's view from which they were followed.
-        second: the pair's other view.
-        third: the view in which their projection is judged.
-        pair: pixels [N, 4] in the first and second view.
-        seen: pixels [N, 2] in the third view.
-        weight: confidence [N] of having been found there.
+        pairs: ((first, second) view, rows [N, 4] of u, v in the one and u, v in the other): what is triangulated.
+        point: [T], the point of each sighting, counted through all pairs.
+        view: [T], the third view that it was seen in.
+        seen: [T, 2], u and v there.
+        weight: [T]; all that a pair has in one third view, from one of its sides, count alike: together they sum to 1
+            over the number of such transfers.
+        density: sightings per transfer, on average over all that there could have been.
     """
 
-    first: int
-    second: int
-    third: int
-    pair: Array
+    pairs: tuple[tuple[tuple[int, int], Array], ...]
+    point: NDArray[np.int64]
+    view: NDArray[np.int64]
     seen: Array
     weight: Array
+    density: float
 
 
 def solve_elevation(
@@ -115,8 +134,8 @@ def solve_elevation(
         The estimate; `source` is "assumed" where the matches do not suffice, or say less than the assumption does.
     """
     pairs = triangulate or list(permutations(range(len(moves)), 2))
-    transfers = find_transfers(matches, pairs, size)
-    count = sum(len(t.weight) for t in transfers) / (len(pairs) * (len(moves) - 2))
+    transfers = find_transfers(matches, pairs, len(moves), size)
+    count = transfers.density
     if count < MIN_POINTS:
         return _assumed()
     errors_at = partial(
@@ -134,7 +153,8 @@ def solve_elevation(
     if spread >= ASSUMED_SPREAD_DEG or errors.min() > MAX_ERROR_PX * size / 256:
         return _assumed()
     at_end = elevation <= COARSE[0] or elevation >= COARSE[-1]
-    confidence = count / (count + 20.0) / (1.0 + (spread / 10.0) ** 2) * (0.3 if at_end else 1.0)
+    misfit = errors.min() / (HALF_ERROR_PX * size / 256)
+    confidence = count / (count + 20.0) / (1.0 + (spread / 10.0) ** 2) / (1.0 + misfit**2) * (0.3 if at_end else 1.0)
     return Estimate(elevation, spread, float(confidence), "estimated", candidates, errors)
 
 
@@ -142,31 +162,49 @@ def _assumed() -> Estimate:
     return Estimate(ASSUMED_DEG, ASSUMED_SPREAD_DEG, 0.0, "assumed", np.empty(0), np.empty(0))
 
 
-def find_transfers(matches: Matches, pairs: Sequence[tuple[int, int]], size: int) -> list[Transfer]:
-    """Points of each ordered pair followed from its first view into every other, nearest keypoint to keypoint."""
-    directed: dict[tuple[int, int], Array] = {}
-    for (i, j), rows in matches.items():
-        rows = np.asarray(rows, np.float64).reshape(-1, 5)
-        directed[i, j] = rows
-        if (j, i) not in matches:
-            directed[j, i] = rows[:, [2, 3, 0, 1, 4]]
-    transfers = []
+def find_transfers(matches: Matches, pairs: Sequence[tuple[int, int]], views: int, size: int) -> Transfers:
+    """Points of each ordered pair followed from its first view into every other, nearest keypoint to keypoint.
+
+    Args:
+        matches: between views.
+        pairs: those to triangulate. A pair's points are the same from both its sides, if it was matched once.
+        views: how many there are.
+        size: side of the views in pixels.
+    """
+    directed = {pair: np.asarray(rows, np.float64).reshape(-1, 5) for pair, rows in matches.items()}
+    directed |= {(j, i): rows[:, [2, 3, 0, 1, 4]] for (i, j), rows in directed.items() if (j, i) not in directed}
+    directed = {pair: rows for pair, rows in directed.items() if len(rows)}
+    trees = {pair: cKDTree(rows[:, :2], balanced_tree=False, compact_nodes=False) for pair, rows in directed.items()}
     radius = SAME_POINT_PX * size / 256
+    starts: dict[tuple[int, int], int] = {}
+    chosen: list[tuple[tuple[int, int], Array]] = []
+    found: list[tuple[NDArray, ...]] = []
     for i, j in pairs:
-        pair = directed.get((i, j), np.empty((0, 5)))
-        for (a, third), rows in directed.items():
-            if a != i or third == j or not len(rows) or not len(pair):
+        if (i, j) not in directed:
+            continue
+        own = (i, j) if (i, j) in matches else (j, i)
+        if own not in starts:
+            starts[own] = sum(len(rows) for _, rows in chosen)
+            chosen.append((own, directed[own][:, :4]))
+        for third in range(views):
+            rows = directed.get((i, third))
+            if third in (i, j) or rows is None:
                 continue
-            distance, nearest = cKDTree(rows[:, :2]).query(pair[:, :2])
-            near = distance < radius
-            if near.any():
-                found = rows[nearest[near]]
-                transfers.append(Transfer(i, j, third, pair[near, :4], found[:, 2:4], found[:, 4]))
-    return transfers
+            nearest = trees[i, third].query(directed[i, j][:, :2], distance_upper_bound=radius)[1]
+            points = np.flatnonzero(nearest < len(rows))
+            if len(points):
+                there = rows[nearest[points]]
+                weight = there[:, 4] / there[:, 4].sum()
+                found.append((points + starts[own], np.full(len(points), third), there[:, 2:4], weight))
+    if not found:
+        return Transfers((), np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 2)), np.empty(0), 0.0)
+    point, view, seen, weight = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    density = len(point) / (len(pairs) * (views - 2))
+    return Transfers(tuple(chosen), point, view, seen, weight / len(found), density)
 
 
 def reprojection_errors(
-    transfers: Sequence[Transfer],
+    transfers: Transfers,
     candidates: Array,
     moves: Sequence[tuple[float, float]],
     *,
@@ -175,39 +213,24 @@ def reprojection_errors(
     limit: float = np.inf,
 ) -> Array:
     """Mean over the transfers of the confidence-weighted reprojection error [C], in pixels, at each candidate [C]."""
-    cameras = [Camera(e, 0.0, camera.distance, camera.fov_deg) for e in candidates]
-    projections = np.stack(
-        [[c.moved(elevation_deg=e, azimuth_deg=a).image_from_world(size) for e, a in moves] for c in cameras]
-    )  # [C, V, 3, 4]
-    total = np.zeros(len(candidates))
-    for t in transfers:
-        points = triangulate_points(projections[:, t.first], projections[:, t.second], t.pair)
-        seen = np.einsum("cij,cnj->cni", projections[:, t.third], points)
-        error = np.linalg.norm(seen[..., :2] / seen[..., 2:] - t.seen, axis=-1)
-        total += np.minimum(error, limit) @ t.weight / t.weight.sum()
-    return total / len(transfers)
-
-
-def triangulate_points(first: Array, second: Array, pixels: Array) -> Array:
-    """Linear triangulation (Hartley and Zisserman, Section 12.2) for many hypotheses at once.
-
-    Args:
-        first: projections [C, 3, 4] of the first view.
-        second: projections [C, 3, 4] of the second view.
-        pixels: [N, 4], u and v in the first view, then in the second.
-
-    Returns:
-        Homogeneous points [C, N, 4]: the right singular vectors of the least singular value.
-    """
-    rows = np.stack(
-        [
-            pixels[:, axis + 2 * view, None] * p[:, None, 2] - p[:, None, axis]
-            for view, p in enumerate((first, second))
-            for axis in (0, 1)
-        ],
-        axis=-2,
-    )  # [C, N, 4, 4]
-    return np.linalg.eigh(np.swapaxes(rows, -1, -2) @ rows)[1][..., 0]
+    focal = camera.focal(size)
+    counts = [len(rows) for _, rows in transfers.pairs]
+    stops = np.cumsum(counts)
+    pairs = np.array(
+        [(i, j, stop - n, stop) for ((i, j), _), n, stop in zip(transfers.pairs, counts, stops, strict=True)]
+    )
+    pixels = np.concatenate([rows for _, rows in transfers.pairs])
+    errors = transfer_errors(
+        orbit_projections(candidates, moves, camera.distance),
+        pairs,
+        np.ascontiguousarray((pixels - size / 2).T / focal),
+        transfers.point,
+        transfers.view,
+        np.ascontiguousarray((transfers.seen - size / 2).T / focal),
+        transfers.weight,
+        limit / focal,
+    )
+    return focal * errors
 
 
 def _refine(candidates: Array, errors: Array) -> float:

@@ -8,10 +8,10 @@ from backend.elevation.matching import match_views
 from backend.elevation.solve import (
     ASSUMED_DEG,
     NEAR_MOVES,
+    doubt,
     find_transfers,
     reprojection_errors,
     solve_elevation,
-    triangulate_points,
 )
 from backend.geometry.cameras import Camera, project, rays
 from backend.preparation.framing import framed_camera
@@ -28,8 +28,8 @@ def test_parity_with_the_published_code(case):
         coarse, polar = data[f"{case}__coarse_err"], int(data[f"{case}__est_polar"])
         candidates = 90.0 - data["coarse_polar"]  # its angle is measured from the zenith
     camera = Camera(0.0, 0.0, 1.2, float(2 * np.degrees(np.arctan(128 / 280))))
-    transfers = find_transfers(matches, REFERENCE_PAIRS, 256)
-    errors = len(transfers) * reprojection_errors(transfers, candidates, NEAR_MOVES, camera=camera, size=256)
+    transfers = find_transfers(matches, REFERENCE_PAIRS, 4, 256)
+    errors = 6 * reprojection_errors(transfers, candidates, NEAR_MOVES, camera=camera, size=256)
     assert errors == pytest.approx(coarse, rel=1e-3)
 
     estimate = solve_elevation(
@@ -92,36 +92,55 @@ def test_without_evidence_it_says_that_it_assumes():
         assert estimate.spread_deg > 10
 
 
-def test_triangulation_returns_the_points():
-    points = np.random.default_rng(3).uniform(-0.4, 0.4, (50, 3))
-    first, second = framed_camera(20.0), framed_camera(25.0, 15.0)
-    pixels = np.hstack([project(camera, points, 128)[0] for camera in (first, second)])
-    found = triangulate_points(first.image_from_world(128)[None], second.image_from_world(128)[None], pixels)[0]
-    assert np.allclose(found[:, :3] / found[:, 3:], points, atol=1e-6)
+def test_triangulation_is_that_of_a_general_solver():
+    """Each point's least eigenvector by numpy, with the cameras' own matrices, for right and absurd hypotheses."""
+    matches = _synthetic_matches(20.0, 1.0, count=40)
+    candidates = np.array([20.0, 24.0, -35.0, 71.0])
+    camera, size = Camera(0.0, 0.0, 1.4, 45.0), 256
+    transfers = find_transfers(matches, list(combinations(range(4), 2)), 4, size)
+    found = reprojection_errors(transfers, candidates, NEAR_MOVES, camera=camera, size=size, limit=30.0)
+    for candidate, error in zip(candidates, found, strict=True):
+        views = [Camera(candidate + e, a, 1.4, 45.0).image_from_world(size) for e, a in NEAR_MOVES]
+        points = []
+        for (i, j), rows in transfers.pairs:
+            for row in rows:
+                equations = [row[2 * k + c] * views[v][2] - views[v][c] for k, v in ((0, i), (1, j)) for c in (0, 1)]
+                points.append(np.linalg.svd(equations)[2][-1])
+        seen = np.einsum("tij,tj->ti", np.array(views)[transfers.view], np.array(points)[transfers.point])
+        away = np.linalg.norm(seen[:, :2] / seen[:, 2:] - transfers.seen, axis=1)
+        assert error == pytest.approx(np.minimum(away, 30.0) @ transfers.weight, rel=1e-5)
 
 
-def _ellipsoid(camera: Camera, size: int, seed: int, radii=(0.42, 0.3, 0.36)) -> tuple[np.ndarray, np.ndarray]:
-    """A ray-traced ellipsoid with a smooth solid texture: RGBA, and the surface point of each pixel (or NaN)."""
+def _waves(seed: int):
+    """A smooth solid texture without symmetry."""
+    generator = np.random.default_rng(seed)
+    waves = [(generator.normal(0, 15, (3, 3)), generator.uniform(0, 6.28, 3)) for _ in range(12)]
+    return lambda points: 128 + 26 * sum(np.sin(points @ direction + phase) for direction, phase in waves)
+
+
+def _ellipsoid(camera: Camera, size: int, texture, radii=(0.42, 0.3, 0.36)) -> tuple[np.ndarray, np.ndarray]:
+    """A ray-traced ellipsoid in a texture's colours: RGBA, and the surface point of each pixel (or NaN)."""
     origin, directions = rays(camera, size)
     o, d = origin / radii, directions / radii
     a, b, c = (d**2).sum(-1), (d * o).sum(-1), (o**2).sum() - 1
     with np.errstate(invalid="ignore"):
         depth = (-b - np.sqrt(b * b - a * c)) / a
     points = origin + depth[..., None] * directions
-    generator = np.random.default_rng(seed)
-    colours = np.zeros((size, size, 3))
-    for _ in range(12):
-        phase = points @ generator.normal(0, 15, (3, 3)) + generator.uniform(0, 6.28, 3)
-        colours += 26 * np.sin(phase)
     hit = np.isfinite(depth)[..., None]
-    image = np.concatenate([np.where(hit, np.clip(colours + 128, 0, 255), 0), 255 * hit], axis=-1)
+    image = np.concatenate([np.where(hit, np.clip(texture(points), 0, 255), 0), 255 * hit], axis=-1)
     return image.astype(np.uint8), points
+
+
+def _near_views(elevation: float, size: int, texture, **shape) -> np.ndarray:
+    camera = framed_camera(elevation)
+    moved = [camera.moved(elevation_deg=e, azimuth_deg=a) for e, a in NEAR_MOVES]
+    return np.stack([_ellipsoid(camera, size, texture, **shape)[0] for camera in moved])
 
 
 @pytest.mark.parametrize("size", [64, 256])
 def test_matches_are_the_same_surface_points(size):
     first, second = framed_camera(15.0), framed_camera(15.0, 10.0)
-    (image0, points0), (image1, _) = _ellipsoid(first, size, 5), _ellipsoid(second, size, 5)
+    (image0, points0), (image1, _) = _ellipsoid(first, size, _waves(5)), _ellipsoid(second, size, _waves(5))
     rows = match_views(np.stack([image0, image1]))[0, 1]
     assert len(rows) > 80
     assert ((rows[:, 4] > 0) & (rows[:, 4] <= 1)).all()
@@ -139,8 +158,7 @@ def test_matches_are_the_same_surface_points(size):
 @pytest.mark.parametrize(("size", "elevation"), [(64, 25.0), (64, -12.0), (128, 48.0), (256, 3.0)])
 def test_pictures_give_the_elevation(size, elevation):
     """From pixels to degrees on an object whose views are consistent; opaque views on white serve as well."""
-    camera = framed_camera(elevation)
-    views = np.stack([_ellipsoid(camera.moved(elevation_deg=e, azimuth_deg=a), size, 7)[0] for e, a in NEAR_MOVES])
+    views = _near_views(elevation, size, _waves(7))
     on_white = views.copy()
     on_white[views[..., 3] == 0] = 255
     on_white[..., 3] = 255
@@ -150,3 +168,28 @@ def test_pictures_give_the_elevation(size, elevation):
         assert estimate.elevation_deg == pytest.approx(elevation, abs=4.0)
         assert abs(estimate.elevation_deg - elevation) < 4 * estimate.spread_deg
         assert estimate.confidence > 0.4
+        assert doubt(estimate) is None
+
+
+SYMMETRIC = {"radii": (0.4, 0.4, 0.3)}
+UNRELIABLE = {
+    "flat colour": (lambda points: np.full(points.shape, 150.0), {}),
+    "rings about its axis": (lambda points: 128 + 100 * np.sin(40 * points[..., 2:]) + 0 * points, SYMMETRIC),
+    "stripes along its axis": (
+        lambda points: 128 + 100 * np.sin(6 * np.arctan2(points[..., 1:2], points[..., :1])) + 0 * points,
+        SYMMETRIC,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNRELIABLE)
+@pytest.mark.parametrize("size", [64, 256])
+def test_what_cannot_be_measured_is_said_to_be_a_guess(name, size):
+    texture, shape = UNRELIABLE[name]
+    for elevation in (-10.0, 20.0, 50.0):
+        views = _near_views(elevation, size, texture, **shape)
+        estimate = solve_elevation(match_views(views), NEAR_MOVES, camera=framed_camera(0.0), size=size)
+        assert estimate.confidence < 0.35
+        words = "assumed" if estimate.source == "assumed" else "guess"
+        assert words in doubt(estimate)
+        assert f"{estimate.elevation_deg:.0f} degrees" in doubt(estimate)
