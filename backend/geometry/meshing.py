@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import mcubes
 import numpy as np
@@ -34,9 +35,12 @@ def extract_surface(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """The zero level of a signed distance field as a closed triangle mesh.
 
-    A callable is evaluated coarse to fine: cells whose corners are all further from the surface than
-    `safety` x the cell's diagonal are not looked into. For a distance field that is steeper than 1 nowhere, half of
-    that is enough to give exactly the mesh of the full grid; the rest is for networks, which only nearly are one.
+    A callable is evaluated coarse to fine. Cells whose corners are all further from the surface than `safety` x the
+    cell's diagonal are not looked into at first; half of that already suffices for a field that is steeper than 1
+    nowhere, the rest is for networks, which only nearly are distances. Whatever surface is met is then followed until
+    all cells that it passes through are known. So the mesh is that of the full grid, but for pieces that nothing else
+    touches in a field more than twice as steep as a distance.
+
     The field is taken to be outside beyond the bounds, so that a shape that reaches them is closed there.
 
     Args:
@@ -65,39 +69,50 @@ def extract_surface(
 def _march(
     values: NDArray[np.float32], low: NDArray[np.float64], step: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    tiny, far = 1e-4 * float(step.min()), 1e4 * float(step.max())
-    values = np.nan_to_num(values, nan=far, posinf=far, neginf=-far)
-    # A sample on the surface itself would give triangles without area.
-    values = np.where(np.abs(values) < tiny, tiny, values)
-    # One layer of far outside closes the mesh at the border; being far, it leaves the cap at the border.
-    padded = np.pad(values, 1, constant_values=far)
-    vertices, faces = mcubes.marching_cubes(-padded, 0.0)
-    if not len(faces):
+    inside = values < 0
+    if not inside.any():
         raise TurnaroundError(
             "shape.empty",
             "No shape was found in the picture.",
             "Try another seed, or a picture in which the object is larger and stands out from its background.",
         )
-    return ((vertices - 1) * step + low).astype(np.float32), faces.astype(np.int32)
+    begin, end = np.zeros(3, int), np.zeros(3, int)
+    for axis in range(3):
+        within = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
+        begin[axis], end[axis] = max(within[0] - 1, 0), within[-1] + 2
+    part = values[tuple(slice(b, e) for b, e in zip(begin, end, strict=True))]
+    tiny, far = 1e-4 * float(step.min()), 1e4 * float(step.max())
+    part = np.nan_to_num(part, nan=far, posinf=far, neginf=-far)
+    # A sample on the surface itself would give triangles without area.
+    part = np.where(np.abs(part) < tiny, tiny, part)
+    # One layer of far outside closes the mesh at the border; being far, it leaves the cap at the border.
+    vertices, faces = mcubes.marching_cubes(-np.pad(part, 1, constant_values=far), 0.0)
+    return ((vertices - 1 + begin) * step + low).astype(np.float32), faces.astype(np.int32)
 
 
 def _sample(
     sdf: SignedDistance, low: NDArray[np.float64], cell: float, cells: NDArray[np.int_], safety: float
 ) -> NDArray[np.float32]:
-    """Samples of the field [X + 1, Y + 1, Z + 1]: exact near the surface, elsewhere interpolated."""
+    """Samples of the field [X + 1, Y + 1, Z + 1]: exact where the surface is, else infinities of the right sign."""
     stride = 1
     while cells.max() // (2 * stride) >= MIN_COARSE_CELLS:
         stride *= 2
-    values = np.empty(tuple(-(-cells // stride) + 1), np.float32)
+    values = np.full(tuple(-(-cells // stride) + 1), np.inf, np.float32)
     _evaluate(sdf, values, np.ones(values.shape, bool), low, cell * stride)
     while stride > 1:
-        active = _near_surface(values, safety * np.sqrt(3.0) * cell * stride)
+        near = _over_corners(np.fmin, np.abs(values)) <= safety * np.sqrt(3.0) * cell * stride
         stride //= 2
+        look_into = near | _crossed(values)
         values = _halve(values)
-        wanted = _corners(np.repeat(np.repeat(np.repeat(active, 2, 0), 2, 1), 2, 2))
-        wanted[::2, ::2, ::2] = False  # known from the coarser grid
-        _evaluate(sdf, values, wanted, low, cell * stride)
-    return values[: cells[0] + 1, : cells[1] + 1, : cells[2] + 1]
+        look_into = np.repeat(np.repeat(np.repeat(look_into, 2, 0), 2, 1), 2, 2)
+        while look_into.any():
+            _evaluate(sdf, values, _corners(look_into) & np.isinf(values), low, cell * stride)
+            look_into = _crossed(values) & _over_corners(np.logical_or, np.isinf(values))
+    values = np.ascontiguousarray(values[: cells[0] + 1, : cells[1] + 1, : cells[2] + 1])
+    rim = np.ones(values.shape, bool)
+    rim[1:-1, 1:-1, 1:-1] = False
+    _evaluate(sdf, values, rim & np.isneginf(values), low, cell)  # a shape that the bounds cut off is closed there
+    return values
 
 
 def _evaluate(
@@ -108,35 +123,34 @@ def _evaluate(
     for start in range(0, len(indices), CHUNK):
         chunk = indices[start : start + CHUNK]
         points = low + np.stack(np.unravel_index(chunk, values.shape), axis=1) * step
-        flat[chunk] = np.asarray(sdf(points.astype(np.float32))).reshape(-1)
+        # what is not a number is no shape, and infinities are for what was not evaluated
+        flat[chunk] = np.nan_to_num(np.asarray(sdf(points.astype(np.float32)), np.float32).reshape(-1), nan=1e30)
 
 
-def _near_surface(values: NDArray[np.float32], distance: float) -> NDArray[np.bool_]:
-    """Cells [X, Y, Z] of a grid [X + 1, ...] with a corner nearer than `distance`, or with corners on both sides."""
-    nearest = np.full(np.array(values.shape) - 1, np.inf, np.float32)
-    inside = np.zeros(nearest.shape, np.uint8)
-    for corner in np.ndindex(2, 2, 2):
-        part = values[tuple(slice(c, c + n) for c, n in zip(corner, nearest.shape, strict=True))]
-        np.fmin(nearest, np.abs(part), out=nearest)
-        inside += part < 0
-    return (nearest <= distance) | ((inside > 0) & (inside < 8))
+def _halve(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The grid with half the spacing; of the new points only the sign is given, as it is nearby."""
+    sign = np.where(values < 0, np.float32(-np.inf), np.float32(np.inf))
+    finer = np.empty(2 * np.array(values.shape) - 1, np.float32)
+    for odd in np.ndindex(2, 2, 2):
+        between = tuple(slice(0, n - o) for o, n in zip(odd, values.shape, strict=True))
+        finer[tuple(slice(o, None, 2) for o in odd)] = values[between] if odd == (0, 0, 0) else sign[between]
+    return finer
+
+
+def _crossed(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Cells [X, Y, Z] of a grid [X + 1, ...] with corners on both sides of the surface."""
+    inside = values < 0
+    return _over_corners(np.logical_or, inside) & ~_over_corners(np.logical_and, inside)
+
+
+def _over_corners(operation: np.ufunc, points: NDArray[Any]) -> NDArray[Any]:
+    """Each cell's eight corners, reduced by a ufunc of two: grid [X + 1, Y + 1, Z + 1] -> cells [X, Y, Z]."""
+    for axis in range(3):
+        ahead = np.moveaxis(points, axis, 0)
+        points = np.moveaxis(operation(ahead[:-1], ahead[1:]), 0, axis)
+    return points
 
 
 def _corners(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Grid points [X + 1, Y + 1, Z + 1] that belong to any of the marked cells."""
-    points = np.zeros(np.array(cells.shape) + 1, bool)
-    for corner in np.ndindex(2, 2, 2):
-        points[tuple(slice(c, c + n) for c, n in zip(corner, cells.shape, strict=True))] |= cells
-    return points
-
-
-def _halve(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The grid with half the spacing, linearly interpolated."""
-    for axis in range(3):
-        finer = np.empty([2 * n - 1 if k == axis else n for k, n in enumerate(values.shape)], np.float32)
-        front = np.moveaxis(finer, axis, 0)
-        source = np.moveaxis(values, axis, 0)
-        front[::2] = source
-        front[1::2] = (source[:-1] + source[1:]) / 2
-        values = finer
-    return values
+    return _over_corners(np.logical_or, np.pad(cells, 1))
