@@ -19,7 +19,7 @@ import zmq
 from numpy.typing import NDArray
 from zmq.utils.monitor import recv_monitor_message
 
-from .connection import Address, version_error
+from .connection import Address, unreachable, version_error
 from .errors import TurnaroundError
 from .followed import Followed
 from .framing import MAX_FRAME, Buffer, FieldError, Joining, ProtocolError, Received, decode_header, encode
@@ -34,6 +34,8 @@ from .messages import (
     Failed,
     FreeMemory,
     Hello,
+    Imagine,
+    Imagined,
     Jobs,
     Keep,
     Message,
@@ -115,15 +117,16 @@ class Client:
             picture_of: job whose picture is meant instead.
             label: for lists of jobs.
         """
-        request = uuid.uuid4().hex
         arrays = {name: a for name, a in (("picture", picture), ("matte", matte)) if a is not None}
+        request = uuid.uuid4().hex
         message = Submit(
             request=request, pipeline=pipeline, settings=settings, label=label[:4096], picture_of=picture_of
         )
-        self.followed[request] = Followed(request, submission=(message, arrays))
-        if self.ready:
-            self._send(message, arrays)
-        return request
+        return self._ask(message, arrays)
+
+    def imagine(self, prompt: str, **wanted: Any) -> str:
+        """Asks for a picture from a text; as `submit`. `wanted` are the other fields of `Imagine`."""
+        return self._ask(Imagine(request=uuid.uuid4().hex, prompt=prompt, **wanted), {})
 
     def attach(self, job: str, last_seen: int = 0) -> str:
         """Follows a job from an earlier connection; returns the id to follow it by."""
@@ -287,7 +290,7 @@ class Client:
         try:
             socket.connect(address.endpoint)
         except zmq.ZMQError as error:
-            self._lost(_unreachable(address, str(error)))
+            self._lost(unreachable(address, str(error)))
 
     def _on_event(self, event: zmq.Event) -> None:
         assert self._address is not None
@@ -317,7 +320,7 @@ class Client:
                 self._probe = Probe(self._address.host, self._address.port)
                 self._probe.start()
             else:
-                self._lost(_unreachable(self._address))
+                self._lost(unreachable(self._address))
 
     def _lost(self, problem: TurnaroundError | None) -> None:
         self._drop()
@@ -346,6 +349,12 @@ class Client:
         poller.poll(int(seconds * 1000))
 
     # ------------------------------------------------------------------------------------------------ messages
+
+    def _ask(self, message: Submit | Imagine, arrays: dict[str, NDArray[Any]]) -> str:
+        self.followed[message.request] = Followed(message.request, submission=(message, arrays))
+        if self.ready:
+            self._send(message, arrays)
+        return message.request
 
     def _order(self, request: str, order: type[Cancel] | type[Keep]) -> None:
         followed = self.followed.get(request)
@@ -409,7 +418,7 @@ class Client:
             self._on_welcome(message)
         elif isinstance(message, Failed) and message.code == "protocol.version":
             self._lost(TurnaroundError.from_failed(message))
-        elif isinstance(message, (Accepted, Event, Result, Failed, Cancelled)):
+        elif isinstance(message, (Accepted, Event, Result, Imagined, Failed, Cancelled)):
             news = [followed.take(message, self.send) for followed in self._followed(message)]
             return any(news) or not news
         return True
@@ -432,19 +441,10 @@ class Client:
         for message_waiting in waiting:
             self._send(message_waiting)
 
-    def _followed(self, message: Accepted | Event | Result | Failed | Cancelled) -> list[Followed]:
+    def _followed(self, message: Accepted | Event | Result | Imagined | Failed | Cancelled) -> list[Followed]:
         request, job = getattr(message, "request", None), message.job
         return [
             followed
             for followed in self.followed.values()
             if (job is not None and followed.job == job) or (request is not None and followed.request == request)
         ]
-
-
-def _unreachable(address: Address, details: str = "") -> TurnaroundError:
-    return TurnaroundError(
-        "backend.unreachable",
-        f"No backend answers at {address.host}:{address.port}.",
-        "Check that the backend runs and that its address and port are right.",
-        details=details,
-    )

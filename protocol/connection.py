@@ -159,6 +159,16 @@ def version_error(theirs: int, version: str = "") -> TurnaroundError:
     )
 
 
+def unreachable(address: Address, details: str = "") -> TurnaroundError:
+    """The error of a client that finds nothing at an address."""
+    return TurnaroundError(
+        "backend.unreachable",
+        f"No backend answers at {address.host}:{address.port}.",
+        "Check that the backend runs and that its address and port are right.",
+        details=details,
+    )
+
+
 def alive(pid: int) -> bool:
     """Whether a process with this id runs."""
     if sys.platform == "win32":  # os.kill(pid, 0) would end it there

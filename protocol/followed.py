@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .messages import Accepted, Cancel, Event, Keep, Message, Result, Submit
+from .messages import Accepted, Cancel, Event, Imagine, Imagined, Keep, Message, Result, Submit
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Followed:
     last_seen: int = 0
     results: set[int] = field(default_factory=set)
     ended: bool = False
-    submission: tuple[Submit, dict[str, NDArray[Any]]] | None = None
+    submission: tuple[Submit | Imagine, dict[str, NDArray[Any]]] | None = None
     orders: list[type[Cancel] | type[Keep]] = field(default_factory=list)
     """Given before the job had an id."""
 
@@ -46,7 +46,7 @@ class Followed:
             if message.number <= self.last_seen:
                 return False
             self.last_seen = message.number
-        elif isinstance(message, Result):
+        elif isinstance(message, (Result, Imagined)):
             if message.index in self.results:
                 return False
             self.results.add(message.index)

@@ -13,20 +13,26 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised whenever a message changes so that an older peer would misread it."""
 
 MAX_PICTURE_SIDE = 16_384
 """Longest side of a submitted picture, in pixels."""
+
+SINGLE_OBJECT = "a single object, centred, plain white background"
+"""What is added to a prompt, unless that is not wanted: pictures that a mesh can be made from."""
 
 Name = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9_.:/-]*$")]
 JobId = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")]
 Text = Annotated[str, Meta(max_length=4096)]
 LongText = Annotated[str, Meta(max_length=65_536)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
+Prompt = Annotated[str, Meta(max_length=1000)]
 Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Elevation = Annotated[float, Meta(ge=-90.0, le=90.0)]
 FieldOfView = Annotated[float, Meta(ge=1.0, le=120.0)]
+Commercial = Literal["yes", "no", "conditions", "unknown"]
+"""Whether a licence allows commercial use; "conditions" if only under some."""
 Option = bool | int | float | Annotated[str, Meta(max_length=1024)]
 
 
@@ -89,6 +95,19 @@ class PipelineInfo(Struct, frozen=True, kw_only=True):
     licence: Text = ""
 
 
+class PainterInfo(Struct, frozen=True, kw_only=True):
+    """A painter, which draws pictures from text, as the backend offers it."""
+
+    name: Name
+    label: Text
+    ready: bool = True
+    """False when its weights are missing; `hint` says what to do."""
+    hint: Text = ""
+    licence: Text = ""
+    commercial: Commercial = "unknown"
+    """Whether what it draws may be used commercially, by the licence of its weights."""
+
+
 class DeviceInfo(Struct, frozen=True, kw_only=True):
     """A device that runs jobs. Memory in bytes, 0 where it is not known."""
 
@@ -140,11 +159,33 @@ class Report(Struct, frozen=True, kw_only=True):
     device: str = ""
 
 
+class PictureReport(Struct, frozen=True, kw_only=True):
+    """How a picture was drawn, enough to draw it again."""
+
+    prompt: Prompt
+    negative_prompt: Prompt = ""
+    single_object: bool = True
+    """Whether `SINGLE_OBJECT` was added to the prompt."""
+    seed: Seed = 0
+    steps: Count = 0
+    guidance: float = 0.0
+    painter: Name
+    label: Text = ""
+    """The painter's name for people."""
+    licence: Text = ""
+    commercial: Commercial = "unknown"
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    versions: dict[str, str] = {}
+    device: str = ""
+
+
 class JobSummary(Struct, frozen=True, kw_only=True):
     """A job as the journal knows it."""
 
     job: JobId
     pipeline: Name
+    """The painter's name where a picture was asked for."""
     state: Literal["queued", "running", "done", "failed", "cancelled"]
     created: float
     """Seconds since the epoch."""
@@ -166,8 +207,8 @@ class Hello(Message, tag="hello", frozen=True, kw_only=True):
 class Submit(Message, tag="submit", frozen=True, kw_only=True):
     """Asks for meshes from a picture.
 
-    Arrays: `picture`, uint8 [H, W, 4]; left out when `picture_of` names an earlier job whose picture is meant. An
-    optional `matte`, uint8 [H, W], replaces background removal.
+    Arrays: `picture`, uint8 [H, W, 4]; left out when `picture_of` names an earlier job whose picture is meant, the
+    one that it was sent to or that drew it. An optional `matte`, uint8 [H, W], replaces background removal.
     """
 
     request: JobId
@@ -176,6 +217,31 @@ class Submit(Message, tag="submit", frozen=True, kw_only=True):
     settings: Settings
     label: Text = ""
     picture_of: JobId | None = None
+
+
+class Imagine(Message, tag="imagine", frozen=True, kw_only=True):
+    """Asks for a picture from a text: a job like any other, which ends with `Imagined`."""
+
+    request: JobId
+    """As that of `Submit`."""
+    prompt: Prompt
+    negative_prompt: Prompt = ""
+    """What the picture shall not show."""
+    single_object: bool = True
+    """Adds `SINGLE_OBJECT` to the prompt."""
+    seed: Seed = 0
+    painter: Name = ""
+    """One that `Welcome` lists; "" takes the first that is ready."""
+    steps: Annotated[int, Meta(ge=1, le=200)] | None = None
+    """Denoising steps; None takes the painter's own."""
+    guidance: Annotated[float, Meta(ge=0.0, le=50.0)] | None = None
+    """How strongly the picture follows the prompt; None takes the painter's own."""
+
+    @property
+    def text(self) -> str:
+        """The whole of what is painted."""
+        prompt = self.prompt.strip().rstrip(",.")
+        return f"{prompt}, {SINGLE_OBJECT}" if self.single_object else prompt
 
 
 class Cancel(Message, tag="cancel", frozen=True, kw_only=True):
@@ -223,10 +289,11 @@ class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
     version: Text
     devices: tuple[DeviceInfo, ...]
     pipelines: tuple[PipelineInfo, ...]
+    painters: tuple[PainterInfo, ...] = ()
 
 
 class Accepted(Message, tag="accepted", frozen=True, kw_only=True):
-    """Answers `Submit` at once."""
+    """Answers `Submit` and `Imagine` at once."""
 
     request: JobId
     job: JobId
@@ -269,6 +336,23 @@ class Result(Message, tag="result", frozen=True, kw_only=True):
     view_cameras: tuple[ViewCamera, ...] = ()
 
 
+class Imagined(Message, tag="imagined", frozen=True, kw_only=True):
+    """The finished picture; its job is done. Arrays: `picture`, uint8 [H, W, 4]."""
+
+    job: JobId
+    report: PictureReport
+
+    @property
+    def index(self) -> int:
+        """As that of a `Result`: a job makes one picture."""
+        return 0
+
+    @property
+    def count(self) -> int:
+        """See `index`."""
+        return 1
+
+
 class Failed(Message, tag="failed", frozen=True, kw_only=True):
     """A request or a job that cannot be done. `sentence` and `hint` are for artists, `details` for a log."""
 
@@ -302,6 +386,6 @@ class Pong(Message, tag="pong", frozen=True, kw_only=True):
     queued: Count = 0
 
 
-ClientMessage = Hello | Submit | Cancel | Keep | Attach | Jobs | Ping | FreeMemory | Shutdown
-BackendMessage = Welcome | Accepted | Event | Result | Failed | Cancelled | JobList | Pong
+ClientMessage = Hello | Submit | Imagine | Cancel | Keep | Attach | Jobs | Ping | FreeMemory | Shutdown
+BackendMessage = Welcome | Accepted | Event | Result | Imagined | Failed | Cancelled | JobList | Pong
 AnyMessage = ClientMessage | BackendMessage

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import TurnaroundError
-from .messages import MAX_PICTURE_SIDE, OptionSpec, PipelineInfo, Settings, Submit
+from .messages import MAX_PICTURE_SIDE, Imagine, OptionSpec, PainterInfo, PipelineInfo, Settings, Submit
 
 LABELS = {
     "seed": "Seed",
@@ -28,6 +28,11 @@ LABELS = {
     "quality": "Quality",
     "options": "Options",
     "pipeline": "Engine",
+    "prompt": "Prompt",
+    "negative_prompt": "Avoid",
+    "painter": "Painter",
+    "steps": "Steps",
+    "guidance": "Guidance",
 }
 """Fields as the panel calls them."""
 
@@ -99,6 +104,53 @@ def check_submit(message: Submit, arrays: Mapping[str, NDArray[Any]], pipelines:
         _check_matte(arrays["matte"])
 
 
+def check_imagine(message: Imagine, painters: Mapping[str, PainterInfo]) -> Imagine:
+    """Checks all of a request for a picture that can be known before it is drawn.
+
+    Args:
+        message: decoded, or made in Python; every field is looked at again.
+        painters: those on offer, by name.
+
+    Returns:
+        The same with the painter that is to draw it.
+
+    Raises:
+        TurnaroundError: what is wrong, with the field.
+    """
+    raw = {name: getattr(message, name) for name in message.__struct_fields__}
+    try:
+        message = msgspec.convert(raw, Imagine)
+    except msgspec.ValidationError as error:
+        raise explain(str(error), raw) from None
+    if not message.prompt.strip():
+        raise TurnaroundError("prompt.empty", "There is no prompt.", "Write what to draw.", field="prompt")
+    ready = [painter for painter in painters.values() if painter.ready]
+    chosen = painters.get(message.painter) if message.painter else next(iter(ready), None)
+    if chosen is None and message.painter:
+        raise TurnaroundError(
+            "painter.unknown",
+            f'There is no painter called "{message.painter}".',
+            f"Choose one of: {', '.join(sorted(painters)) or 'none is installed'}.",
+            field="painter",
+        )
+    if chosen is None or not chosen.ready:
+        raise no_painter(chosen, painters)
+    return msgspec.structs.replace(message, painter=chosen.name)
+
+
+def no_painter(chosen: PainterInfo | None, painters: Mapping[str, PainterInfo]) -> TurnaroundError:
+    """What keeps a picture from being drawn from text: `chosen`, or every painter, has no weights."""
+    if chosen is not None:
+        return TurnaroundError("painter.missing", f"{chosen.label} has no weights yet.", chosen.hint, field="painter")
+    hint = next((painter.hint for painter in painters.values() if painter.hint), "")
+    return TurnaroundError(
+        "painter.missing",
+        "No painter is installed that draws pictures from text.",
+        hint or "Install a Stable Diffusion checkpoint, or choose a picture instead.",
+        field="painter",
+    )
+
+
 def check_picture(picture: NDArray[Any], matte: NDArray[Any] | None = None) -> None:
     """Checks form and size of a picture, uint8 [H, W, 4], and its matte, uint8 [H, W].
 
@@ -157,8 +209,12 @@ def explain(why: str, raw: Any) -> TurnaroundError:
 
 
 def _allowed(field: str) -> str:
-    """The values that a field of `Settings` may have, in words; "" for what is no such field."""
-    kinds = {known.name: known.type for known in msgspec.inspect.type_info(Settings).fields}  # type: ignore[attr-defined]
+    """The values that a field of `Settings` or `Imagine` may have, in words; "" for what is no such field."""
+    kinds = {
+        known.name: known.type
+        for struct in (Imagine, Settings)
+        for known in msgspec.inspect.type_info(struct).fields  # type: ignore[attr-defined]
+    }
     kind = kinds.get(field)
     if isinstance(kind, msgspec.inspect.UnionType):
         kind = next((k for k in kind.types if not isinstance(k, msgspec.inspect.NoneType)), None)
@@ -167,6 +223,8 @@ def _allowed(field: str) -> str:
     if isinstance(kind, (msgspec.inspect.IntType, msgspec.inspect.FloatType)) and None not in (kind.ge, kind.le):
         whole = "a whole number " if isinstance(kind, msgspec.inspect.IntType) else ""
         return f"{whole}from {kind.ge:.10g} to {kind.le:.10g}"
+    if isinstance(kind, msgspec.inspect.StrType) and kind.max_length is not None and kind.pattern is None:
+        return f"a text of at most {kind.max_length} characters"
     return ""
 
 

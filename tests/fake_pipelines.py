@@ -1,4 +1,4 @@
-"""A pipeline that takes no time and misbehaves on request, for tests of the server."""
+"""A pipeline and a painter that take no time and misbehave on request, for tests of the server."""
 
 import os
 import signal
@@ -6,12 +6,21 @@ import time
 
 import numpy as np
 
+from backend.generators.text.base import Painting
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.pipelines.registry import Output
 from backend.pipelines.stage import KeepError, Preview
 from protocol.errors import TurnaroundError
-from protocol.messages import Framing, OptionSpec, PipelineInfo, Report, ViewCamera
+from protocol.messages import (
+    Framing,
+    OptionSpec,
+    PainterInfo,
+    PictureReport,
+    PipelineInfo,
+    Report,
+    ViewCamera,
+)
 
 MODES = ("good", "crash", "crash_once", "oom", "error", "refuse", "deaf")
 
@@ -91,4 +100,34 @@ def misbehave(mode, cache):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class FakePainter:
+    """Paints one colour, by the prompt's length and the seed; a prompt that is a mode misbehaves."""
+
+    def __init__(self, name="brush", ready=True):
+        hint = "" if ready else "Install it: turnaround models install dry"
+        self._info = PainterInfo(name=name, label=name.title(), ready=ready, hint=hint, licence="CC0-1.0")
+
+    def info(self):
+        return self._info
+
+    def free(self):
+        pass
+
+    def paint(self, request, *, device, cache, progress):
+        steps = request.steps or 5
+        progress.begin("Painting", (0.0, 1.0))
+        for step in range(1, steps + 1):
+            time.sleep(0.05 if request.prompt == "slow" else 0.0)
+            progress.step(step, steps)
+            if step == 3:
+                misbehave(request.prompt, cache)
+        picture = np.full((12, 16, 4), 255, np.uint8)
+        picture[..., :2] = len(request.text), request.seed
+        fields = {name: getattr(request, name) for name in ("prompt", "negative_prompt", "single_object", "seed")}
+        info = self._info
+        report = PictureReport(**fields, steps=steps, painter=info.name, label=info.label, licence=info.licence)
+        return Painting(picture, report)
+
+
 PIPELINES = {"fake": Fake()}
+PAINTERS = {"dry": FakePainter("dry", ready=False), "brush": FakePainter()}

@@ -19,7 +19,8 @@ from protocol.errors import TurnaroundError
 arguments = json.loads(sys.argv[1])
 jobs.CANCEL_SECONDS = arguments.pop("cancel_seconds", jobs.CANCEL_SECONDS)
 try:
-    serve(device="cpu", pipelines="fake_pipelines:PIPELINES", warm=False, **arguments)
+    installed = {"pipelines": "fake_pipelines:PIPELINES", "painters": "fake_pipelines:PAINTERS"}
+    serve(**{"device": "cpu", "warm": False} | installed | arguments)
 except TurnaroundError as error:
     sys.exit(f"{error.code}: {error}")
 """

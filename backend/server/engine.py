@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,16 @@ import zmq
 from backend.server.worker import Config
 from backend.server.zap import protect
 from protocol.framing import MAX_FRAME, Buffer, FieldError, ProtocolError, decode_header, encode
-from protocol.messages import BackendMessage, DeviceInfo, Message, PipelineInfo, Pong, Shutdown, Welcome
+from protocol.messages import (
+    BackendMessage,
+    DeviceInfo,
+    Message,
+    PainterInfo,
+    PipelineInfo,
+    Pong,
+    Shutdown,
+    Welcome,
+)
 from protocol.security import KeyPair
 
 DOMAIN = "workers"
@@ -45,7 +54,8 @@ class Slot:
     info: DeviceInfo | None = None
     pause: float = FIRST_PAUSE
     start_at: float = 0.0
-    pipelines: tuple[PipelineInfo, ...] = field(default=())
+    pipelines: tuple[PipelineInfo, ...] = ()
+    painters: tuple[PainterInfo, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,14 +75,21 @@ class LocalEngine:
         devices: torch device strings or "auto".
         cache: folder of the stages' results.
         pipelines: see `worker.Config`.
+        painters: see `worker.Config`.
         warm: see `worker.Config`.
     """
 
     def __init__(
-        self, context: zmq.Context, devices: Sequence[str], cache: Path, pipelines: str = "", warm: bool = True
+        self,
+        context: zmq.Context,
+        devices: Sequence[str],
+        cache: Path,
+        pipelines: str = "",
+        painters: str = "",
+        warm: bool = True,
     ) -> None:
         self.slots = [Slot(device) for device in devices]
-        self._cache, self._pipelines, self._warm = cache, pipelines, warm
+        self._cache, self._pipelines, self._painters, self._warm = cache, pipelines, painters, warm
         self._server, self._worker = (KeyPair(*(k.decode() for k in zmq.curve_keypair())) for _ in range(2))
         self.socket = context.socket(zmq.ROUTER)
         protect(self.socket, DOMAIN, self._server.public, self._server.secret)
@@ -108,7 +125,7 @@ class LocalEngine:
             if slot is None:
                 continue
             if isinstance(message, Welcome):
-                slot.ready, slot.pipelines = True, message.pipelines
+                slot.ready, slot.pipelines, slot.painters = True, message.pipelines, message.painters
             elif isinstance(message, Pong) and message.devices:
                 slot.info, slot.pause = message.devices[0], FIRST_PAUSE
                 self._add(message.devices[1:])
@@ -186,6 +203,7 @@ class LocalEngine:
             device=slot.device,
             cache=str(self._cache),
             pipelines=self._pipelines,
+            painters=self._painters,
             warm=self._warm,
         )
         slot.process = subprocess.Popen(

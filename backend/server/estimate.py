@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from protocol.messages import DeviceInfo, Event, Settings
+from protocol.messages import DeviceInfo, Event, Imagine, Submit
 
 SHORTEST = 0.05
 """Seconds; a shorter stage was answered by the cache and teaches nothing."""
 
 
-def kind_of_work(pipeline: str, settings: Settings, device: DeviceInfo | None) -> str:
+def kind_of_work(asked: Submit | Imagine, device: DeviceInfo | None) -> str:
     """What jobs must have in common for their times to be comparable."""
-    options = ",".join(f"{name}={value}" for name, value in sorted(settings.options.items()))
-    return f"{pipeline}|{settings.quality}|{options}|{device.name if device else ''}"
+    place = device.name if device else ""
+    if isinstance(asked, Imagine):
+        return f"imagine|{asked.painter}|{asked.steps}|{place}"
+    options = ",".join(f"{name}={value}" for name, value in sorted(asked.settings.options.items()))
+    return f"{asked.pipeline}|{asked.settings.quality}|{options}|{place}"
 
 
 class Stopwatch:

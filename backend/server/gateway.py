@@ -16,7 +16,7 @@ from typing import Any
 import zmq
 
 from backend.server.engine import LocalEngine
-from backend.server.jobs import Jobs
+from backend.server.jobs import Jobs, Offers
 from backend.server.journal import Journal
 from backend.server.peers import Peer, Peers
 from backend.server.zap import Authenticator, protect
@@ -30,10 +30,10 @@ from protocol.messages import (
     ClientMessage,
     FreeMemory,
     Hello,
+    Imagine,
     JobList,
     Keep,
     Ping,
-    PipelineInfo,
     Pong,
     Shutdown,
     Submit,
@@ -180,14 +180,15 @@ class Gateway:
             self._greet(peer, message)
         elif not peer.greeted:
             self.counts.ungreeted += 1
-        elif isinstance(message, Submit):
-            if not self._pipelines():
+        elif isinstance(message, (Submit, Imagine)):
+            offers = self._offers()
+            if not offers.pipelines and not offers.painters:
                 raise TurnaroundError(
                     "worker.missing",
                     "The backend's worker does not start.",
                     "See the backend's log, or run turnaround doctor.",
                 )
-            self._jobs.submit(peer, message, frames, self._pipelines())
+            self._jobs.submit(peer, message, frames, offers)
         elif isinstance(message, Cancel):
             self._jobs.cancel(message.job)
         elif isinstance(message, Keep):
@@ -232,19 +233,25 @@ class Gateway:
 
     def _welcome(self) -> Welcome:
         devices = tuple(slot.info for slot in self._engine.slots if slot.info is not None)
+        offers = self._offers()
         return Welcome(
             protocol=PROTOCOL_VERSION,
             version=backend_version(),
             devices=devices,
-            pipelines=tuple(self._pipelines().values()),
+            pipelines=tuple(offers.pipelines.values()),
+            painters=tuple(offers.painters.values()),
         )
 
     def _pong(self) -> Pong:
         devices = tuple(slot.info for slot in self._engine.slots if slot.info is not None)
         return Pong(devices=devices, running=len(self._jobs.running), queued=len(self._jobs.queue))
 
-    def _pipelines(self) -> dict[str, PipelineInfo]:
-        return {info.name: info for slot in self._engine.slots for info in slot.pipelines}
+    def _offers(self) -> Offers:
+        slots = self._engine.slots
+        return Offers(
+            {info.name: info for slot in slots for info in slot.pipelines},
+            {info.name: info for slot in slots for info in slot.painters},
+        )
 
     # ------------------------------------------------------------------------------------------------- workers
 

@@ -7,6 +7,7 @@ import uuid
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,18 +23,27 @@ from protocol.messages import (
     Cancelled,
     Event,
     Failed,
+    Imagine,
+    Imagined,
     Keep,
+    PainterInfo,
     PipelineInfo,
     Result,
-    Settings,
     Submit,
 )
-from protocol.validation import check_picture, check_submit
+from protocol.validation import check_imagine, check_picture, check_submit
 
 MAX_QUEUED = 256
 MAX_ATTEMPTS = 2
 CANCEL_SECONDS = 30.0
 """A job that has not stopped so long after it was told to loses its worker."""
+
+
+class Offers(NamedTuple):
+    """What can be asked for, by name."""
+
+    pipelines: Mapping[str, PipelineInfo]
+    painters: Mapping[str, PainterInfo]
 
 
 @dataclass
@@ -47,7 +57,6 @@ class Running:
     """
 
     slot: Slot
-    settings: Settings
     work: str
     stopwatch: Stopwatch
     preview: tuple[int, list[Buffer]] | None = None
@@ -72,7 +81,7 @@ class Jobs:
 
     # --------------------------------------------------------------------------------------- what clients ask
 
-    def submit(self, peer: Peer, message: Submit, frames: list[Buffer], pipelines: Mapping[str, PipelineInfo]) -> None:
+    def submit(self, peer: Peer, message: Submit | Imagine, frames: list[Buffer], offers: Offers) -> None:
         """Accepts a job; the same request again is the same job.
 
         Raises:
@@ -82,12 +91,16 @@ class Jobs:
         known = self._journal.by_request(message.request)
         if known is None:
             arrays = join(message.arrays, frames)
-            check_submit(message, arrays, pipelines)
+            if isinstance(message, Submit):
+                check_submit(message, arrays, offers.pipelines)
+                arrays = self._arrays(message, arrays)
+            else:
+                message = check_imagine(message, offers.painters)
             if len(self.queue) >= MAX_QUEUED:
                 raise TurnaroundError("queue.full", "Too many jobs are waiting.", "Wait for some, or cancel them.")
             job = uuid.uuid4().hex
             self._journal.prune()
-            self._journal.add(job, message, self._arrays(message, arrays))
+            self._journal.add(job, message, arrays)
             self.queue.append(job)
         else:
             job = known.job
@@ -148,7 +161,7 @@ class Jobs:
             return
         if isinstance(message, Event):
             self._on_event(message, said.frames)
-        elif isinstance(message, Result):
+        elif isinstance(message, (Result, Imagined)):
             self._on_result(message, said.frames)
         elif isinstance(message, (Failed, Cancelled)):
             running = self._release(job)
@@ -200,11 +213,14 @@ class Jobs:
         except TurnaroundError as error:
             self._end(job, error.failed(job=job))
             return
-        frames[0] = msgspec.msgpack.encode(msgspec.structs.replace(asked, request=job, picture_of=None))
+        asked = msgspec.structs.replace(asked, request=job)
+        if isinstance(asked, Submit):
+            asked = msgspec.structs.replace(asked, picture_of=None)
+        frames[0] = msgspec.msgpack.encode(asked)
         self._journal.set_state(job, "running")
-        work = kind_of_work(asked.pipeline, asked.settings, slot.info)
-        stopwatch = Stopwatch(asked.settings.variants, self._journal.timings(work))
-        self.running[job] = Running(slot, asked.settings, work, stopwatch)
+        work = kind_of_work(asked, slot.info)
+        variants = asked.settings.variants if isinstance(asked, Submit) else 1
+        self.running[job] = Running(slot, work, Stopwatch(variants, self._journal.timings(work)))
         slot.job = job
         self._event(job, "Starting")
         if not self._engine.send_frames(slot, frames):
@@ -240,7 +256,7 @@ class Jobs:
         for peer in self._peers.following(event.job):
             self._peers.send(peer, full, bare=bare)
 
-    def _on_result(self, message: Result, frames: list[bytes]) -> None:
+    def _on_result(self, message: Result | Imagined, frames: list[bytes]) -> None:
         job, running = message.job, self.running[message.job]
         if running.failure is None:
             try:

@@ -23,7 +23,7 @@ import msgspec
 
 from protocol.errors import TurnaroundError
 from protocol.framing import Arrays, Buffer, encode, frames_of, join
-from protocol.messages import JobSummary, Result, Submit
+from protocol.messages import Imagine, Imagined, JobSummary, Result, Submit
 from protocol.security import private_folder
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -37,9 +37,13 @@ CREATE TABLE IF NOT EXISTS results (job TEXT, number INTEGER, body BLOB NOT NULL
 CREATE TABLE IF NOT EXISTS timings (
     id INTEGER PRIMARY KEY, work TEXT NOT NULL, stage TEXT NOT NULL, position INTEGER NOT NULL, seconds REAL NOT NULL);
 """
-VERSION = 1
+VERSION = 2
 TIMINGS_KEPT = 9
 COLUMNS = "job, request, state, created, submit, attempts, outcome"
+
+
+_asked = msgspec.msgpack.Decoder(Submit | Imagine)
+_result = msgspec.msgpack.Decoder(Result | Imagined)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Record:
     """A job as the journal holds it.
 
     Attributes:
-        submit: frame 0 of what is run, with its picture described in `arrays`.
+        submit: frame 0 of what is run, with its picture, if it has one, described in `arrays`.
         outcome: frame 0 of the `Failed` or `Cancelled` that it ended with.
     """
 
@@ -60,9 +64,9 @@ class Record:
     outcome: bytes | None
 
     @property
-    def message(self) -> Submit:
+    def message(self) -> Submit | Imagine:
         """What was asked."""
-        return msgspec.msgpack.decode(self.submit, type=Submit)
+        return _asked.decode(self.submit)
 
 
 class Journal:
@@ -126,8 +130,8 @@ class Journal:
 
     # ---------------------------------------------------------------------------------------------------- jobs
 
-    def add(self, job: str, message: Submit, arrays: Arrays) -> None:
-        """Stores a queued job and its picture.
+    def add(self, job: str, message: Submit | Imagine, arrays: Arrays) -> None:
+        """Stores a queued job and its picture, if it has one.
 
         Raises:
             TurnaroundError: `disk.write`, there is no room.
@@ -172,10 +176,10 @@ class Journal:
             summaries.append(
                 JobSummary(
                     job=record.job,
-                    pipeline=asked.pipeline,
+                    pipeline=asked.pipeline if isinstance(asked, Submit) else asked.painter,
                     state=record.state,
                     created=record.created,
-                    label=asked.label,
+                    label=asked.label if isinstance(asked, Submit) else asked.prompt,
                     variants_done=done,
                     last_event=last,
                 )
@@ -198,8 +202,15 @@ class Journal:
         return self._frames(record.job, "picture", record.submit, record.message.arrays)
 
     def pictures(self, record: Record) -> Arrays:
-        """The arrays that the job was submitted with; raises like `work_frames`."""
-        return join(record.message.arrays, self.work_frames(record)[1:])
+        """The picture, and the matte if there is one, that the job was submitted with, or the picture that it drew.
+
+        Raises:
+            TurnaroundError: `job.forgotten`, the files are gone or the picture was never finished.
+        """
+        if isinstance(record.message, Submit):
+            return join(record.message.arrays, self.work_frames(record)[1:])
+        header, *frames = self.result_frames(record.job, 0)
+        return join(_result.decode(header).arrays, frames)
 
     # ------------------------------------------------------------------------------------- events and results
 
@@ -235,7 +246,7 @@ class Journal:
         row = self._db.execute("SELECT body FROM results WHERE job = ? AND number = ?", (job, index)).fetchone()
         if row is None:
             raise TurnaroundError("job.forgotten", "This result is no longer kept.", "Generate it again.")
-        return self._frames(job, f"result-{index}", row[0], msgspec.msgpack.decode(row[0], type=Result).arrays)
+        return self._frames(job, f"result-{index}", row[0], _result.decode(row[0]).arrays)
 
     # ------------------------------------------------------------------------------------------------- timings
 

@@ -27,6 +27,7 @@ def serve(
     stay: bool = False,
     *,
     pipelines: str = "",
+    painters: str = "",
     warm: bool = True,
     on_ready: Callable[[ConnectionFile], None] = lambda found: None,
 ) -> str:
@@ -39,6 +40,7 @@ def serve(
         parent_pid: process, such as the Blender that launched this, with which the backend ends too.
         stay: do not.
         pipelines: "module:attribute", a dict of pipelines that replaces the installed ones.
+        painters: the same for painters.
         warm: let workers import torch before there is work.
         on_ready: called when clients can connect.
 
@@ -65,9 +67,11 @@ def serve(
     try:
         devices = [part.strip() for part in device.split(",")]
         cache = cache_folder() / "stages"
-        gateway = Gateway(
-            context, journal, lambda shared: LocalEngine(shared, devices, cache, pipelines, warm), host, port
-        )
+
+        def make_engine(shared: zmq.Context) -> LocalEngine:
+            return LocalEngine(shared, devices, cache, pipelines, painters, warm)
+
+        gateway = Gateway(context, journal, make_engine, host, port)
         try:
             found = ConnectionFile(
                 host=host,

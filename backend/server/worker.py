@@ -1,9 +1,10 @@
-"""The process that runs pipelines on one device; started and watched by the gateway (see `engine`).
+"""The process that runs pipelines and painters on one device; started and watched by the gateway (see `engine`).
 
-It speaks the same messages as everybody. `Submit` with the job's id as its request, `Cancel`, `Keep`, `FreeMemory` and
-`Shutdown` come in on one socket, read by a thread so that a running job hears them. `Event` (not yet numbered),
-`Result`, `Failed`, `Cancelled` and `Pong` go out on another, from the main thread, which does the work. A closed
-standard input means that the gateway is gone.
+It speaks the same messages as everybody. `Submit` and `Imagine` with the job's id as their request, `Cancel`, `Keep`,
+`FreeMemory` and `Shutdown` come in on one socket, read by a thread so that a running job hears them; what the worker
+offers goes out there as `Welcome`, again when it changes. `Event` (not yet numbered), `Result`, `Imagined`, `Failed`,
+`Cancelled` and `Pong` go out on another, from the main thread, which does the work. A closed standard input means that
+the gateway is gone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
+from backend.generators.text import registry as painter_registry
+from backend.generators.text.base import Painter
 from backend.pipelines import registry
 from backend.pipelines.stage import CancelledError, KeepError, Preview, Progress, StageCache, Update
 from backend.server import devices
@@ -37,6 +40,8 @@ from protocol.messages import (
     ClientMessage,
     Event,
     FreeMemory,
+    Imagine,
+    Imagined,
     Keep,
     Message,
     Pong,
@@ -46,10 +51,13 @@ from protocol.messages import (
     ViewCamera,
     Welcome,
 )
+from protocol.validation import check_imagine
 
 EVENT_INTERVAL, PREVIEW_INTERVAL = 0.05, 0.5
 IDLE_SECONDS = 900.0
 """After so long without work the weights are freed; they load again when next needed."""
+OFFER_SECONDS = 5.0
+"""How often a worker looks whether weights have been installed or removed."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +72,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         device: "auto", "cpu", "cuda:0", ...
         cache: folder of the stages' results.
         pipelines: "module:attribute", a dict of pipelines that replaces the installed ones; "" for those.
+        painters: the same for painters.
         warm: import torch before there is work.
     """
 
@@ -75,6 +84,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     cache: str
     pipelines: str = ""
+    painters: str = ""
     warm: bool = True
 
     def connect(self, context: zmq.Context, name: str) -> zmq.Socket:
@@ -97,7 +107,7 @@ class Worker:
         self._context = zmq.Context()
         self._out = config.connect(self._context, "out")
         self._cache = StageCache(folder=Path(config.cache))
-        self._pipelines = _pipelines(config.pipelines)
+        self._pipelines: dict[str, registry.Pipeline] = _named(config.pipelines) or registry.pipelines()
         self._inbox: queue.Queue[Received] = queue.Queue()
         self._stopped: set[str] = set()
         self._kept: set[str] = set()
@@ -139,10 +149,14 @@ class Worker:
 
     def _listen(self) -> None:
         inbox = self._config.connect(self._context, "in")
-        infos = tuple(pipeline.info() for pipeline in self._pipelines.values())
-        welcome = Welcome(protocol=PROTOCOL_VERSION, version="", devices=(), pipelines=infos)
-        inbox.send_multipart(encode(welcome))
+        told: Welcome | None = None
         while True:
+            offer = self._offer()
+            if offer != told:
+                told = offer
+                inbox.send_multipart(encode(offer))
+            if not inbox.poll(int(OFFER_SECONDS * 1000)):
+                continue
             try:
                 received = decode(inbox.recv_multipart(), ClientMessage)
             except (ProtocolError, FieldError) as error:  # the gateway has checked it: this is a mistake in here
@@ -163,6 +177,18 @@ class Worker:
                 inbox.close()
                 return
 
+    def _painters(self) -> dict[str, Painter]:
+        return _named(self._config.painters) or painter_registry.painters()
+
+    def _offer(self) -> Welcome:
+        return Welcome(
+            protocol=PROTOCOL_VERSION,
+            version="",
+            devices=(),
+            pipelines=tuple(pipeline.info() for pipeline in self._pipelines.values()),
+            painters=tuple(painter.info() for painter in self._painters().values()),
+        )
+
     def _pass_on_orders(self) -> None:
         if self._job in self._stopped:
             self._progress.cancel.set()
@@ -171,7 +197,7 @@ class Worker:
 
     # ------------------------------------------------------------------------------------------ the main thread
 
-    def _run(self, message: Submit, arrays: dict[str, NDArray[Any]], device: str) -> None:
+    def _run(self, message: Submit | Imagine, arrays: dict[str, NDArray[Any]], device: str) -> None:
         job = message.request
         with self._lock:
             self._job, self._progress = job, Progress(report=self._report)
@@ -180,9 +206,11 @@ class Worker:
         out_of_memory = False
         try:
             devices.check(device)
-            pipeline = self._pipelines[message.pipeline]
-            request = registry.Request(arrays["picture"], message.settings, arrays.get("matte"))
-            self._draw(job, pipeline, request, device)
+            if isinstance(message, Imagine):
+                self._paint(job, message, device)
+            else:
+                request = registry.Request(arrays["picture"], message.settings, arrays.get("matte"))
+                self._draw(job, self._pipelines[message.pipeline], request, device)
         except (CancelledError, KeepError):
             self._send(Cancelled(job=job))
         except TurnaroundError as error:
@@ -197,6 +225,14 @@ class Worker:
                 self._job = ""
         if out_of_memory:  # outside the handlers, where the error's frames no longer hold what should go
             self._free()
+
+    def _paint(self, job: str, message: Imagine, device: str) -> None:
+        self._variants = 1
+        painters = self._painters()
+        message = check_imagine(message, {name: painter.info() for name, painter in painters.items()})  # may have gone
+        painter = painters[message.painter]
+        painting = painter.paint(message, device=device, cache=self._cache, progress=self._progress)
+        self._send(Imagined(job=job, report=painting.report), {"picture": painting.picture})
 
     def _draw(self, job: str, pipeline: registry.Pipeline, request: registry.Request, device: str) -> None:
         """Runs the pipeline and sends each variant; *Keep This One* makes the variant at hand the last."""
@@ -245,14 +281,15 @@ class Worker:
         self._cache.clear_memory()
         for pipeline in self._pipelines.values():
             pipeline.free()
+        for painter in self._painters().values():
+            painter.free()
         devices.empty_cache()
 
 
-def _pipelines(spec: str) -> dict[str, registry.Pipeline]:
-    if not spec:
-        return registry.pipelines()
+def _named(spec: str) -> dict[str, Any]:
+    """The dict that "module:attribute" names; an empty one for ""."""
     module, _, attribute = spec.partition(":")
-    found: dict[str, registry.Pipeline] = getattr(importlib.import_module(module), attribute)
+    found: dict[str, Any] = getattr(importlib.import_module(module), attribute) if spec else {}
     return found
 
 
@@ -295,7 +332,7 @@ def _explain(error: Exception, out_of_memory: bool) -> TurnaroundError:
         return TurnaroundError(
             "memory.out",
             "The device ran out of memory.",
-            "Lower Mesh Resolution or Variants, press Free Memory, or close other programs that use it.",
+            "Press Free Memory, lower Mesh Resolution or Variants, or close other programs that use it.",
             details=details,
         )
     return TurnaroundError(
