@@ -7,11 +7,19 @@ subject, there and back again, and what does not return is dropped.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from itertools import permutations
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+Matches = Mapping[tuple[int, int], NDArray[np.floating]]
+"""(i, j) -> rows [N, 5]: u, v in view i, u, v in view j, confidence; pixels with centres at +0.5."""
+
+Matcher = Callable[[NDArray[np.uint8]], Matches]
+"""From views, uint8 [V, S, S, 4], straight alpha or opaque on white, to the matches between them."""
 
 WORK_SIDE = 256
 """Views are enlarged to at least this before flow is computed; its patches of 8 px cover a 64-px view's detail then."""
@@ -27,6 +35,27 @@ EDGE_PX = 2
 
 WHITE = 245
 """In a view without transparency everything brighter than this in all channels is background."""
+
+
+def choose_matcher(loftr: Path | None = None, device: str = "cpu") -> Matcher:
+    """LoFTR where its weights are installed, optical flow where not.
+
+    Args:
+        loftr: its weights file; None if there is none.
+        device: torch device that it runs on.
+    """
+    if loftr is None:
+        return match_views
+    from backend.elevation.loftr import LoFTRMatcher  # torch and kornia are imported when they are needed
+
+    return LoFTRMatcher(loftr, device)
+
+
+def subject_alpha(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Where a view [S, S, 4] shows its subject, 0..1: its alpha; if it has none, where it is not as good as white."""
+    if image[..., 3].min() < 255:
+        return image[..., 3] / np.float32(255)
+    return 1 - (image[..., :3] > WHITE).all(axis=-1).astype(np.float32)
 
 
 def match_views(images: NDArray[np.uint8]) -> dict[tuple[int, int], NDArray[np.float32]]:
@@ -51,9 +80,7 @@ class _View:
     def __init__(self, image: NDArray[np.uint8]) -> None:
         size = len(image)
         self.scale = max(1.0, WORK_SIDE / size)
-        alpha = image[..., 3] / np.float32(255)
-        if image[..., 3].min() == 255:
-            alpha = 1 - (image[..., :3] > WHITE).all(axis=-1).astype(np.float32)
+        alpha = subject_alpha(image)
         grey = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2GRAY).astype(np.float32)
         # The subject's own mean as background: the silhouette must not be the strongest thing to follow.
         mean = float((grey * alpha).sum() / max(float(alpha.sum()), 1e-6))

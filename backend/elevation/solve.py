@@ -11,7 +11,7 @@ a degree, mismatches are bounded, and the spread is reported; without usable mat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
@@ -21,13 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from backend.elevation.matching import Matches
 from backend.elevation.triangulation import orbit_projections, transfer_errors
 from backend.geometry.cameras import Camera
 
 Array = NDArray[np.float64]
-Matches = Mapping[tuple[int, int], NDArray[np.floating]]
-"""(i, j) -> rows [N, 5]: u, v in view i, u, v in view j, confidence; pixels with centres at +0.5."""
-
 NEAR_MOVES = ((10.0, 0.0), (-10.0, 0.0), (0.0, -10.0), (0.0, 10.0))
 """One-2-3-45's near views as (elevation, azimuth) moves from the picture's camera, in degrees."""
 
