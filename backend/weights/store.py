@@ -28,6 +28,26 @@ TINY = Path(__file__).parent / "tiny"
 
 CATALOGUE = Path(__file__).parent / "catalogue.toml"
 
+STORED: dict[str, tuple[str, ...]] = {
+    "zero123": (
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "image_encoder/config.json",
+        "image_encoder/model.safetensors",
+        "cc_projection/config.json",
+        "cc_projection/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+    ),
+    "sparseneus": ("sparseneus.safetensors",),
+    "loftr": ("loftr.safetensors",),
+    "sam": ("config.json", "model.safetensors", "preprocessor_config.json"),
+    "xunet": ("xunet.safetensors",),
+    "ouroboros3d": ("mv_model_unet.safetensors", "recon_model.safetensors"),
+}
+"""Layout -> the files in `weights_folder` of what is installed in it, whatever it was published as."""
+
 
 # ------------------------------------------------------------------------------------------------------ catalogue
 
@@ -39,10 +59,15 @@ class WeightsEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         name: what the command line calls it.
         title: for people.
         pipeline: the pipeline that uses it.
-        files: patterns in the source's repository, or names in `TINY` if it ships; "a|b" is met by either.
-        source: repository id on huggingface.co; "" if it ships.
+        layout: what it is stored as, a key of `STORED`; a converter in `layouts` makes it from the source's files.
+        files: in the source's repository, or names in `TINY` if it ships; of "a|b" the first that exists is taken.
+        source: repository id on huggingface.co, or the https address of the one file; "" if it ships
+            or nobody publishes it.
         shipped: it is part of this package.
+        pose: meaning of the fourth entry of a Zero123's pose: the difference of the distances, or the polar angle of
+            the input (Stable Zero123).
         sha256: file name -> hex digest, as far as known.
+        size_gb: of the download; None where it is not known.
         licence: SPDX id or the licence's own name; "" where the source states none.
         commercial: whether the licence allows commercial use; "conditions" if only under some.
         memory_gb: device memory that a run needs; None where it is not known.
@@ -52,14 +77,22 @@ class WeightsEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+$")]
     title: str
     pipeline: str
+    layout: Literal["shipped", "zero123", "sparseneus", "loftr", "sam", "xunet", "ouroboros3d"]
     files: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     source: str = ""
     shipped: bool = False
+    pose: Literal["relative", "absolute_polar"] = "relative"
     sha256: dict[str, Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]] = {}
     licence: str
     commercial: Literal["yes", "no", "conditions", "unknown"]
+    size_gb: float | None = None
     memory_gb: float | None = None
     note: str = ""
+
+    @property
+    def needs_acceptance(self) -> bool:
+        """Whether somebody has to accept the licence: all but those that plainly allow any use."""
+        return self.commercial != "yes"
 
 
 class _Catalogue(msgspec.Struct, frozen=True):
@@ -89,20 +122,39 @@ def weights_folder(entry: WeightsEntry) -> Path:
 
     The environment variable TURNAROUND_WEIGHTS moves the latter, to a larger disk for example.
     """
-    if entry.shipped:
-        return TINY
+    return TINY if entry.shipped else weights_root() / entry.name
+
+
+def weights_root() -> Path:
+    """The folder of all that is installed."""
     root = os.environ.get("TURNAROUND_WEIGHTS")
-    return (Path(root) if root else user_data_path("turnaround", appauthor=False) / "weights") / entry.name
+    return Path(root) if root else user_data_path("turnaround", appauthor=False) / "weights"
+
+
+def find_entry(name: str) -> WeightsEntry:
+    """The entry of a name.
+
+    Raises:
+        TurnaroundError: `weights.unknown`, with the names that there are.
+    """
+    entries = catalogue()
+    for entry in entries:
+        if entry.name == name:
+            return entry
+    raise TurnaroundError(
+        "weights.unknown", f'There is no model called "{name}".', f"There is {', '.join(e.name for e in entries)}."
+    )
+
+
+def stored_files(entry: WeightsEntry) -> list[Path]:
+    """Where the files of a checkpoint are, or will be when it is installed."""
+    names = entry.files if entry.shipped else STORED[entry.layout]
+    return [weights_folder(entry) / name for name in names]
 
 
 def is_present(entry: WeightsEntry) -> bool:
     """Whether all files of a checkpoint are there; their content is checked when they are loaded."""
-    folder = weights_folder(entry)
-    return all(any(_non_empty(folder, pattern) for pattern in group.split("|")) for group in entry.files)
-
-
-def _non_empty(folder: Path, pattern: str) -> bool:
-    return any(path.is_file() and path.stat().st_size > 0 for path in folder.glob(pattern))
+    return all(path.is_file() and path.stat().st_size > 0 for path in stored_files(entry))
 
 
 def tiny_path(name: str) -> Path:
@@ -169,12 +221,12 @@ def read_config(path: Path) -> dict[str, Any]:
         TurnaroundError: `weights.missing`, `weights.damaged`.
     """
     try:
-        with _open(path) as file:
+        with open_safetensors(path) as file:
             config = json.loads((file.metadata() or {})["config"])
     except (KeyError, json.JSONDecodeError) as error:
-        raise _damaged(path, f"no config in the metadata: {error!r}") from error
+        raise damaged(path, f"no config in the metadata: {error!r}") from error
     if not isinstance(config, dict):
-        raise _damaged(path, "the config is not a table")
+        raise damaged(path, "the config is not a table")
     return config
 
 
@@ -186,7 +238,7 @@ def load_into(module: torch.nn.Module, path: Path) -> None:
             key that is missing, unexpected or of another shape.
     """
     own = module.state_dict()
-    with _open(path) as file:
+    with open_safetensors(path) as file:
         stored = set(file.keys())
         problems = [f"missing: {name}" for name in sorted(own.keys() - stored)]
         problems += [f"unexpected: {name}" for name in sorted(stored - own.keys())]
@@ -204,7 +256,12 @@ def load_into(module: torch.nn.Module, path: Path) -> None:
         module.load_state_dict({name: file.get_tensor(name) for name in own}, strict=True)
 
 
-def _open(path: Path) -> Any:
+def open_safetensors(path: Path) -> Any:
+    """The file, opened for reading: `keys`, `get_slice`, `get_tensor`.
+
+    Raises:
+        TurnaroundError: `weights.missing`, `weights.damaged`.
+    """
     try:
         return safe_open(path, framework="pt")
     except FileNotFoundError as error:
@@ -215,10 +272,11 @@ def _open(path: Path) -> Any:
             details=str(path),
         ) from error
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
 
 
-def _damaged(path: Path, why: str) -> TurnaroundError:
+def damaged(path: Path, why: str) -> TurnaroundError:
+    """The error for a file that is not what it should be; `why` is for the log."""
     return TurnaroundError(
         "weights.damaged",
         f"The weights {path.name} cannot be read.",

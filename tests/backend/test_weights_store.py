@@ -94,29 +94,37 @@ def test_the_catalogue_is_complete_and_its_names_are_unique() -> None:
     entries = store.catalogue()
     assert len({entry.name for entry in entries}) == len(entries)
     for entry in entries:
-        assert entry.shipped != bool(entry.source), entry.name
+        assert entry.shipped == (entry.layout == "shipped"), entry.name
+        assert not (entry.shipped and entry.source), entry.name
         assert entry.licence or entry.commercial == "unknown", entry.name
+        assert entry.shipped or entry.layout in store.STORED, entry.name
+        assert "://" not in entry.source or (entry.source.startswith("https://") and len(entry.files) == 1), entry.name
+        assert set(entry.sha256) <= set(entry.files), entry.name
+        assert store.find_entry(entry.name) == entry
     assert {entry.pipeline for entry in entries if entry.shipped} == {"one2345"}
+    poses = {entry.name: entry.pose for entry in entries if entry.layout == "zero123"}
+    assert all(("stable" in name) == (pose == "absolute_polar") for name, pose in poses.items())
 
 
-def test_presence_needs_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_is_answered_with_those_there_are() -> None:
+    with pytest.raises(TurnaroundError, match="zero123-xl") as failure:
+        store.find_entry("zero124")
+    assert failure.value.code == "weights.unknown"
+
+
+def test_presence_needs_every_file_of_the_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURNAROUND_WEIGHTS", str(tmp_path))
-    entry = store.WeightsEntry(
-        name="some",
-        title="",
-        pipeline="",
-        files=("unet/*.bin|unet/*.safetensors", "b.pth"),
-        licence="",
-        commercial="no",
-    )
-    assert not store.is_present(entry)
-    (tmp_path / "some" / "unet").mkdir(parents=True)
-    (tmp_path / "some" / "unet" / "x.safetensors").write_bytes(b"1")
-    assert not store.is_present(entry)
-    (tmp_path / "some" / "b.pth").write_bytes(b"")
-    assert not store.is_present(entry), "an empty file is none"
-    (tmp_path / "some" / "b.pth").write_bytes(b"1")
+    entry = store.find_entry("sam-vit-huge")
+    paths = store.stored_files(entry)
+    assert [path.name for path in paths] == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    (tmp_path / "sam-vit-huge").mkdir()
+    for path in paths:
+        assert not store.is_present(entry)
+        path.write_bytes(b"")
+        assert not store.is_present(entry), "an empty file is none"
+        path.write_bytes(b"1")
     assert store.is_present(entry)
+    assert all(store.is_present(entry) for entry in store.catalogue() if entry.shipped)
 
 
 def test_a_broken_catalogue_says_where(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""Ouroboros3D: the multi-view U-Net and the reconstruction network, two plain state dicts whose keys are kept.
+
+What they hold is listed in `manifests`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from backend.weights.layouts import Fraction
+from backend.weights.layouts.parts import Part, read_state, state_dict, the_file, write_parts
+from backend.weights.lazy import Shapes
+from backend.weights.store import STORED, WeightsEntry
+
+MANIFESTS = Path(__file__).parent / "manifests"
+
+
+def convert(source: Path, folder: Path, entry: WeightsEntry, report: Fraction) -> None:
+    """See `Layout.convert`; `source` is the folder with both files."""
+    parts = []
+    for file, shapes in expected(folder).items():
+        stem = Path(file).stem
+        tensors = state_dict(read_state(the_file(source, f"{stem}.pth", f"{stem}.safetensors")), "state_dict")
+        parts.append(Part(stem, file, tensors, shapes, half=True))
+    write_parts(parts, folder, report)
+
+
+def expected(folder: Path) -> dict[str, Shapes]:
+    """See `Layout.expected`."""
+    result: dict[str, Shapes] = {}
+    for file in STORED["ouroboros3d"]:
+        manifest = json.loads((MANIFESTS / f"ouroboros3d_{Path(file).stem}.json").read_text(encoding="utf-8"))
+        result[file] = {name: tuple(shape) for name, shape in manifest.items()}
+    return result

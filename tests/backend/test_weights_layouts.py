@@ -1,0 +1,433 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import weights_samples as samples
+from torch import Tensor
+
+from backend.generators.zero123 import published
+from backend.generators.zero123.components import load_components
+from backend.weights import store
+from backend.weights.install import import_from, verify
+from backend.weights.layouts import ldm, ouroboros3d, zero123
+from backend.weights.lazy import LazyTensor, check_shapes, read_safetensors
+from protocol.errors import TurnaroundError
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(autouse=True)
+def _weights_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURNAROUND_WEIGHTS", str(tmp_path / "weights"))
+
+
+def imported(name: str, path: Path) -> Path:
+    entry = store.find_entry(name)
+    import_from(entry, path)
+    verify(entry)
+    assert store.is_present(entry)
+    return store.weights_folder(entry)
+
+
+def stored(path: Path) -> dict[str, Tensor]:
+    return {name: tensor.read() for name, tensor in read_safetensors(path).items()}
+
+
+# --------------------------------------------------------------------------------------------------------- Zero123
+
+
+def test_the_samples_have_the_published_names_and_shapes() -> None:
+    listed = json.dumps({name: list(shape) for name, shape in samples.ldm_unet().items()}, sort_keys=True)
+    assert zlib.crc32(listed.encode()) == 3351400405, "the published U-Net's 686 keys and shapes"
+
+
+def test_published_shapes_give_the_published_networks() -> None:
+    parts = {
+        "model.diffusion_model.": samples.ldm_unet(),
+        "first_stage_model.": samples.ldm_vae(),
+        "cond_stage_model.model.visual.": samples.openai_visual(),
+        "cc_projection.": {"weight": (768, 772), "bias": (768,)},
+    }
+    names = {f"{prefix}{name}": shape for prefix, part in parts.items() for name, shape in part.items()}
+    state = {name: LazyTensor(name, shape, torch.float32, torch.Tensor) for name, shape in names.items()}
+    components = zero123._checkpoint(state)
+    configs = {name: dict(component.config) for name, component in components.items()}
+    assert configs["unet"].items() >= json_like(published.UNET).items()
+    assert configs["vae"].items() >= json_like(published.VAE).items()
+    assert configs["image_encoder"].items() >= json_like(published.IMAGE_ENCODER).items()
+    expected = zero123._expected(configs, Path("zero123"))
+    for name, component in components.items():
+        check_shapes(name, component.tensors, expected[name], component.unused)
+
+
+def json_like(config: dict) -> dict:
+    return {key: list(value) if key == "block_out_channels" else value for key, value in config.items()}
+
+
+@pytest.mark.parametrize(("name", "pose"), [("zero123-xl-original", "relative"), ("stable-zero123", "absolute_polar")])
+def test_a_training_checkpoint_becomes_components(tmp_path: Path, name: str, pose: str) -> None:
+    samples.save_zero123(tmp_path / "some.ckpt")
+    folder = imported(name, tmp_path / "some.ckpt")
+    unet = stored(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    average = "model_ema.diffusion_modelinput_blocks00weight"
+    assert torch.equal(unet["conv_in.weight"], samples.fill(average, (32, 8, 3, 3)).half())
+    assert {tensor.dtype for tensor in unet.values()} == {torch.float16}
+    vae = stored(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    query = samples.fill("first_stage_model.encoder.mid.attn_1.q.weight", (128, 128, 1, 1))
+    assert torch.equal(vae["encoder.mid_block.attentions.0.to_q.weight"], query[:, :, 0, 0].half())
+    components = load_components(folder)
+    assert components.pose == pose
+    assert components.cc_projection.in_features == 36
+    size = sum(path.stat().st_size for path in folder.rglob("*"))
+    assert size < 0.3 * (tmp_path / "some.ckpt").stat().st_size, "half precision; no optimizer, no second U-Net"
+
+
+def test_without_an_average_the_weights_themselves_are_taken(tmp_path: Path) -> None:
+    samples.save_zero123(tmp_path / "some.ckpt", average=False)
+    folder = imported("zero123-xl-original", tmp_path / "some.ckpt")
+    unet = stored(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    assert torch.equal(unet["conv_in.weight"], samples.fill(name, (32, 8, 3, 3)).half())
+
+
+def visual(state: dict[str, Tensor], picture: Tensor, heads: int) -> Tensor:
+    """OpenAI CLIP's image encoder (Radford et al. 2021), from its checkpoint's names."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
+
+    patches = F.conv2d(picture, state["conv1.weight"], stride=state["conv1.weight"].shape[-1]).flatten(2).mT
+    x = torch.cat([state["class_embedding"].expand(len(picture), 1, -1), patches], 1) + state["positional_embedding"]
+    x = norm(x, "ln_pre")
+    for index in range(sum(name.endswith("attn.in_proj_weight") for name in state)):
+        block = f"transformer.resblocks.{index}"
+        y = norm(x, f"{block}.ln_1").transpose(0, 1)
+        y, _ = F.multi_head_attention_forward(
+            y, y, y, y.shape[-1], heads, state[f"{block}.attn.in_proj_weight"], state[f"{block}.attn.in_proj_bias"],
+            None, None, False, 0.0, state[f"{block}.attn.out_proj.weight"], state[f"{block}.attn.out_proj.bias"],
+        )  # fmt: skip
+        x = x + y.transpose(0, 1)
+        y = F.linear(norm(x, f"{block}.ln_2"), state[f"{block}.mlp.c_fc.weight"], state[f"{block}.mlp.c_fc.bias"])
+        y = y * torch.sigmoid(1.702 * y)
+        x = x + F.linear(y, state[f"{block}.mlp.c_proj.weight"], state[f"{block}.mlp.c_proj.bias"])
+    return norm(x[:, 0], "ln_post") @ state["proj"]
+
+
+def test_the_image_encoder_gives_the_numbers_of_openais(tmp_path: Path) -> None:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    state = samples.filled(samples.openai_visual(128, 2, 8, 4, 48))
+    lazy = {name: LazyTensor(name, tuple(t.shape), t.dtype, lambda t=t: t) for name, t in state.items()}
+    tensors = ldm.image_encoder(lazy)
+    network = CLIPVisionModelWithProjection(CLIPVisionConfig(**ldm.vision_config(tensors))).eval()
+    network.load_state_dict({name: tensor.read() for name, tensor in tensors.items()}, strict=True)
+    picture = samples.fill("picture", (2, 3, 32, 32))
+    with torch.no_grad():
+        torch.testing.assert_close(network(picture).image_embeds, visual(state, picture, 2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "suffix"), [("projection", "bin"), ("cc_projection", "safetensors"), ("proj", "safetensors")]
+)
+def test_diffusers_folders_are_kept_component_by_component(tmp_path: Path, names: str, suffix: str) -> None:
+    published_folder = tmp_path / "published"
+    components = samples.save_zero123_folders(published_folder, names=names, suffix=suffix)
+    folder = imported("zero123-xl", published_folder)
+    for name, module in components.items():
+        tensors = stored(folder / zero123.WEIGHTS[name])
+        prefix = "projection." if name == "cc_projection" else ""
+        assert {key.removeprefix(prefix) for key in tensors} == set(module.state_dict())
+        for key, tensor in module.state_dict().items():
+            torch.testing.assert_close(tensors[f"{prefix}{key}"], tensor.half(), rtol=0, atol=0)
+    assert load_components(folder).pose == "relative"
+    assert not list(folder.rglob("*.bin"))
+
+
+# ------------------------------------------------------------------------------------------------ what does not fit
+
+UNET = "model.diffusion_model."
+
+
+def edited(change: Callable[[dict[str, Tensor]], None]) -> Callable[[Path], None]:
+    return lambda path: samples.save_zero123(path, change=change)
+
+
+def cut(path: Path) -> None:
+    samples.save_zero123(path)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size * 2 // 3)
+
+
+def flip(path: Path) -> None:
+    """One bit of the average, which no check of names and shapes would find."""
+    marker = samples.fill("model_ema.diffusion_modelinput_blocks00weight", (32, 8, 3, 3)).numpy().tobytes()
+    samples.save_zero123(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(marker) + 5] ^= 1
+    path.write_bytes(content)
+
+
+def web_page(path: Path) -> None:
+    path.write_text("<!doctype html><title>Sign in</title>" * 40)
+
+
+def stable_diffusion(path: Path) -> None:
+    state = {f"{UNET}{name}": shape for name, shape in samples.ldm_unet(32, 32, 4).items()}
+    state |= {f"first_stage_model.{name}": shape for name, shape in samples.ldm_vae(32).items()}
+    torch.save({"state_dict": samples.filled(state)}, path)
+
+
+def in_state(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Path], None]:
+    return edited(lambda state: state.update({name: change(state[name])}))
+
+
+class Attack:
+    def __reduce__(self) -> tuple:
+        import os
+
+        return os.system, ("touch attacked",)
+
+
+def attack(path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(2)}, "callbacks": Attack()}, path)
+
+
+def old_attack(path: Path) -> None:
+    torch.save({"state_dict": {"a": Attack()}}, path, _use_new_zipfile_serialization=False)
+
+
+AVERAGE = "model_ema.diffusion_modelmiddle_block0out_layers3weight"
+
+BROKEN = {
+    "key missing": (
+        edited(lambda s: s.pop("cond_stage_model.model.visual.ln_post.bias")),
+        "mismatch",
+        "post_layernorm.bias",
+    ),
+    "average incomplete": (edited(lambda s: s.pop(AVERAGE)), "mismatch", AVERAGE),
+    "pose layer missing": (edited(lambda s: s.pop("cc_projection.weight")), "mismatch", "projection.weight"),
+    "other shape": (in_state("cc_projection.weight", lambda t: t[:, :35]), "mismatch", "cc_projection.weight"),
+    "unexpected": (edited(lambda s: s.update({f"{UNET}label_emb.weight": torch.ones(1)})), "mismatch", ""),
+    "extra in the average": (edited(lambda s: s.update({f"{UNET}extra.weight": torch.ones(1)})), "mismatch", "extra"),
+    "stable diffusion": (stable_diffusion, "mismatch", "cond_stage|patch_embedding"),
+    "not a number": (in_state(AVERAGE, lambda t: t * torch.nan), "damaged", AVERAGE),
+    "too large for half": (in_state(AVERAGE, lambda t: t * 1e8), "damaged", AVERAGE),
+    "complex": (in_state("cc_projection.bias", lambda t: t + 1j), "damaged", "cc_projection.bias"),
+    "cut off": (cut, "damaged", ""),
+    "bit flipped": (flip, "damaged", "CRC"),
+    "a web page": (web_page, "damaged", ""),
+    "empty": (lambda path: path.write_bytes(b""), "damaged", ""),
+    "a list": (lambda path: torch.save([torch.ones(3)], path), "damaged", "list"),
+    "code": (attack, "unsafe", "system"),
+    "code, old format": (old_attack, "unsafe", "system"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_does_not_fit_is_named_and_leaves_nothing(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import re
+
+    make, code, word = BROKEN[case]
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "some.ckpt"
+    make(path)
+    entry = store.find_entry("zero123-xl-original")
+    with pytest.raises(TurnaroundError) as failure:
+        import_from(entry, path)
+    assert failure.value.code == f"weights.{code}", failure.value
+    assert re.search(word, f"{failure.value.sentence}\n{failure.value.details}"), failure.value.details
+    assert failure.value.hint
+    assert not store.is_present(entry)
+    left = [path.name for path in (tmp_path / "weights").iterdir()]
+    assert left == [".zero123-xl-original.lock"], left
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_a_failed_import_leaves_the_installed_weights_alone(tmp_path: Path) -> None:
+    samples.save_zero123(tmp_path / "good.ckpt")
+    folder = imported("zero123-xl-original", tmp_path / "good.ckpt")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    samples.save_zero123(tmp_path / "bad.ckpt", change=lambda state: state.pop("cc_projection.weight"))
+    with pytest.raises(TurnaroundError, match=r"projection\.weight"):
+        import_from(store.find_entry("zero123-xl-original"), tmp_path / "bad.ckpt")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_diffusers_folder_that_lacks_a_part(tmp_path: Path) -> None:
+    samples.save_zero123_folders(tmp_path / "published")
+    (tmp_path / "published" / "vae" / "diffusion_pytorch_model.bin").unlink()
+    with pytest.raises(TurnaroundError, match="The VAE is missing"):
+        import_from(store.find_entry("zero123-xl"), tmp_path / "published")
+    (tmp_path / "published" / "vae" / "config.json").write_text('{"layers_per_block": 1000000000}')
+    (tmp_path / "published" / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(TurnaroundError) as failure:
+        import_from(store.find_entry("zero123-xl"), tmp_path / "published")
+    assert failure.value.code == "weights.damaged"
+
+
+def test_objects_of_training_programs_are_passed_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
+    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": module.__name__})
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for parent in ("pytorch_lightning", "pytorch_lightning.callbacks"):
+        monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
+    kept = module.ModelCheckpoint()
+    kept.path = "a.ckpt"
+    content = {"callbacks": {module.ModelCheckpoint: {"best": kept}}, "state_dict": samples.zero123_state()}
+    torch.save(content, tmp_path / "some.ckpt")
+    monkeypatch.undo()
+    monkeypatch.setenv("TURNAROUND_WEIGHTS", str(tmp_path / "weights"))
+    assert load_components(imported("zero123-xl-original", tmp_path / "some.ckpt"))
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+import diffusers, transformers
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPVisionModelWithProjection
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from backend.weights import store
+from backend.weights.install import import_from
+from backend.weights.layouts import zero123
+import kornia
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import_from(store.find_entry("zero123-xl-original"), Path(sys.argv[1]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_a_large_checkpoint_needs_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large.ckpt"
+    samples.save_zero123(path, base=64)
+    size = path.stat().st_size
+    assert size > 250e6
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=250,
+    )
+    path.unlink()
+    assert int(done.stdout.split()[-1]) * 1024 < 0.25 * size
+
+
+# ---------------------------------------------------------------------------------------------------------- others
+
+
+def test_the_published_reconstructor_is_stored_with_its_config(tmp_path: Path) -> None:
+    import msgspec
+
+    from backend.reconstructors.sparseneus.config import PUBLISHED, SparseNeuSConfig
+    from backend.reconstructors.sparseneus.network import SparseNeuS
+
+    manifest = json.loads((DATA / "one2345_recon_checkpoint.json").read_text())
+    tensors = samples.save_sparseneus(tmp_path / "ckpt_215000.pth", manifest)
+    folder = imported("one2345-sparseneus", tmp_path / "ckpt_215000.pth")
+    path = folder / "sparseneus.safetensors"
+    assert msgspec.convert(store.read_config(path), SparseNeuSConfig) == PUBLISHED
+    network = SparseNeuS(PUBLISHED)
+    store.load_into(network, path)
+    assert network.state_dict().keys() == tensors.keys()
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, tensors[name]), name
+
+    content = torch.load(tmp_path / "ckpt_215000.pth")
+    del content["rendering_network_lod0"]["rgb_fc.4.bias"]
+    torch.save(content, tmp_path / "less.pth")
+    with pytest.raises(TurnaroundError, match=r"missing: rendering_network_lod0\.rgb_fc\.4\.bias"):
+        import_from(store.find_entry("one2345-sparseneus"), tmp_path / "less.pth")
+
+
+def test_loftr_in_either_form(tmp_path: Path) -> None:
+    from kornia.feature import LoFTR
+
+    state = samples.filled(samples.shapes(lambda: LoFTR(pretrained=None)))
+    torch.save({"state_dict": {f"matcher.{name}": tensor for name, tensor in state.items()}}, tmp_path / "a.ckpt")
+    torch.save(state, tmp_path / "b.ckpt", _use_new_zipfile_serialization=False)
+    for path in (tmp_path / "a.ckpt", tmp_path / "b.ckpt"):
+        folder = imported("loftr-indoor", path)
+        network = LoFTR(pretrained=None)
+        store.load_into(network, folder / "loftr.safetensors")
+        assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+
+
+def test_segment_anything_in_either_form(tmp_path: Path) -> None:
+    from transformers import SamConfig, SamModel, SamVisionConfig
+
+    torch.manual_seed(0)
+    vision = SamVisionConfig(
+        hidden_size=64, num_hidden_layers=3, num_attention_heads=2, global_attn_indexes=[1], mlp_dim=96, image_size=512,
+        window_size=7,
+    )  # fmt: skip
+    model = SamModel(SamConfig(vision_config=vision))
+    torch.save(samples.sam_original(model.state_dict()), tmp_path / "sam.pth")
+    model.save_pretrained(tmp_path / "published")
+    for name, path in (("sam-vit-huge-original", tmp_path / "sam.pth"), ("sam-vit-huge", tmp_path / "published")):
+        folder = imported(name, path)
+        other, info = SamModel.from_pretrained(folder, output_loading_info=True)
+        assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        assert other.state_dict().keys() == model.state_dict().keys()
+        assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in other.state_dict().items())
+        for key in ("num_attention_heads", "window_size", "global_attn_indexes", "image_size", "mlp_dim"):
+            assert getattr(other.config.vision_config, key) == getattr(vision, key), key
+        assert json.loads((folder / "preprocessor_config.json").read_text())["size"] == {"longest_edge": 1024}
+
+
+def test_an_xunet_keeps_the_conventions_of_its_training(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    import msgspec
+
+    from backend.generators.xunet.config import SRN64, XUNetConfig
+    from backend.generators.xunet.network import XUNet
+
+    config = replace(SRN64, size=32, channels=32, res_blocks=1)
+    state = samples.filled(samples.shapes(lambda: XUNet(config)))
+    torch.save({"model": {f"module.{k}": v for k, v in state.items()}, "optim": {}, "step": 7}, tmp_path / "latest.pt")
+    folder = imported("xunet-srn64", tmp_path / "latest.pt")
+    path = folder / "xunet.safetensors"
+    read = msgspec.convert(store.read_config(path), XUNetConfig)
+    assert read == config
+    assert (read.noise_embedding, read.film_activation) == ("raw", False)
+    network = XUNet(read)
+    store.load_into(network, path)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+
+
+def test_ouroboros_keeps_its_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ouroboros3d.expected(tmp_path)
+    assert {file: len(shapes) for file, shapes in real.items()} == {
+        "mv_model_unet.safetensors": 1572,
+        "recon_model.safetensors": 438,
+    }
+    small = {"mv_model_unet": {"unet.conv_in.weight": [4, 8, 3, 3]}, "recon_model": {"conv.bias": [14]}}
+    manifests, source = tmp_path / "manifests", tmp_path / "published"
+    manifests.mkdir()
+    source.mkdir()
+    for name, shapes in small.items():
+        (manifests / f"ouroboros3d_{name}.json").write_text(json.dumps(shapes))
+        torch.save(samples.filled({key: tuple(shape) for key, shape in shapes.items()}), source / f"{name}.pth")
+    monkeypatch.setattr(ouroboros3d, "MANIFESTS", manifests)
+    folder = imported("ouroboros3d", source)
+    kept = stored(folder / "recon_model.safetensors")
+    assert torch.equal(kept["conv.bias"], samples.fill("conv.bias", (14,)).half())
+    (source / "recon_model.pth").unlink()
+    with pytest.raises(TurnaroundError, match=r"recon_model\.pth"):
+        import_from(store.find_entry("ouroboros3d"), source)
