@@ -84,8 +84,8 @@ def test_coarse_to_fine_gives_the_mesh_of_the_full_grid(data):
 @pytest.mark.parametrize("steepness", [1.7, 8.0])
 def test_a_surface_that_is_met_is_followed_to_its_end(steepness):
     """A field steeper than it should be says "far" where the thin arm is; the arm is found whole all the same."""
-    body = union(sphere((-0.3, 0, 0), 0.12), box((0.05, 0.02, 0.02), (0.35, 0.006, 0.006)))
-    ripple = lambda p: 0.004 * np.sin(40 * p).sum(axis=1)  # noqa: E731
+    body = union(sphere((-0.3, 0, 0), 0.12), box((0.05, 0.02, 0.02), (0.35, 0.008, 0.008)))
+    ripple = lambda p: 0.001 * np.sin(40 * p).sum(axis=1)  # noqa: E731
     sdf = lambda p: steepness * (body(p) + ripple(p))  # noqa: E731
     asked = []
 
