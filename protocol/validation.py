@@ -64,6 +64,23 @@ def check_options(settings: Settings, pipeline: PipelineInfo) -> None:
         _check_option(specs[name], value)
 
 
+def check_engine(name: str, settings: Settings, pipelines: Mapping[str, PipelineInfo]) -> None:
+    """Checks that a pipeline is on offer, has its weights, and knows the options; raises as `check_submit`."""
+    pipeline = pipelines.get(name)
+    if pipeline is None:
+        raise TurnaroundError(
+            "pipeline.unknown",
+            f'There is no engine called "{name}".',
+            f"Choose one of: {', '.join(sorted(pipelines)) or 'none is installed'}.",
+            field="pipeline",
+        )
+    if not pipeline.ready:
+        raise TurnaroundError(
+            "weights.missing", f"{pipeline.label} has no weights yet.", pipeline.hint, field="pipeline"
+        )
+    check_options(settings, pipeline)
+
+
 def check_submit(message: Submit, arrays: Mapping[str, NDArray[Any]], pipelines: Mapping[str, PipelineInfo]) -> None:
     """Checks all of a job that can be known before it runs.
 
@@ -75,19 +92,7 @@ def check_submit(message: Submit, arrays: Mapping[str, NDArray[Any]], pipelines:
     Raises:
         TurnaroundError: what is wrong, with the field.
     """
-    pipeline = pipelines.get(message.pipeline)
-    if pipeline is None:
-        raise TurnaroundError(
-            "pipeline.unknown",
-            f'There is no engine called "{message.pipeline}".',
-            f"Choose one of: {', '.join(sorted(pipelines)) or 'none is installed'}.",
-            field="pipeline",
-        )
-    if not pipeline.ready:
-        raise TurnaroundError(
-            "weights.missing", f"{pipeline.label} has no weights yet.", pipeline.hint, field="pipeline"
-        )
-    check_options(message.settings, pipeline)
+    check_engine(message.pipeline, message.settings, pipelines)
     unknown = sorted(arrays.keys() - {"picture", "matte"})
     if unknown:
         raise TurnaroundError("picture.unknown", f'A job has no array "{unknown[0]}".', field=unknown[0])

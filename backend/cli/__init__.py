@@ -12,6 +12,7 @@ from .console import Group
 from .doctor import doctor
 from .evaluate import evaluate
 from .generate import generate
+from .imagine import imagine
 from .models import models
 from .serve import serve
 from .train import train
@@ -40,6 +41,7 @@ def main(
 
 
 app.command()(generate)
+app.command()(imagine)
 app.command()(serve)
 app.command()(train)
 app.command()(evaluate)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -17,20 +17,24 @@ import typer
 from numpy.typing import NDArray
 
 from protocol.errors import TurnaroundError
-from protocol.messages import OptionSpec, PipelineInfo, Settings, Submit
-from protocol.validation import check_settings, check_submit
+from protocol.messages import Imagine, OptionSpec, PipelineInfo, Settings, Submit
+from protocol.validation import check_engine, check_settings, check_submit
 
 from .console import Bar, Verbose, output_console, warn
 from .device import Device, DeviceChoice
-from .job import Job, Runner, Variant
-
-if TYPE_CHECKING:
-    pass
+from .imagine import NegativePrompt, PainterName, SingleObject, check_picture_name, draw, write_picture
+from .job import Job, Variant
+from .runner import Backend, Cache, Connect, choose_runner
 
 
 def generate(
-    picture: Annotated[Path, typer.Argument(help="The picture: PNG, JPEG, WebP, TIFF, ...")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The mesh to write: .glb, .ply or .obj.")],
+    picture: Annotated[Path | None, typer.Argument(help="The picture: PNG, JPEG, WebP, TIFF, ...")] = None,
+    prompt: Annotated[str, typer.Option(help='Draw the picture from this text first: "a blue mug".')] = "",
+    painter: PainterName = "",
+    negative_prompt: NegativePrompt = "",
+    single_object: SingleObject = True,
+    picture_out: Annotated[Path | None, typer.Option(help="The picture that was drawn: .png, .jpg or .webp.")] = None,
     pipeline: Annotated[str, typer.Option(help="The engine.")] = "one2345",
     elevation: Annotated[
         str, typer.Option(help="Degrees of the picture's camera above the horizon, or auto to find it.")
@@ -45,28 +49,23 @@ def generate(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A setting of the engine's own; may be repeated.")
     ] = None,
     device: Device = DeviceChoice.AUTO,
-    backend: Annotated[
-        bool, typer.Option("--backend", help="Have this machine's running backend do it, on its own device.")
-    ] = False,
-    connect: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STRING",
-            envvar="TURNAROUND_CONNECTION",
-            help="Have the backend do it that this connection string leads to.",
-        ),
-    ] = None,
+    backend: Backend = False,
+    connect: Connect = None,
     views_out: Annotated[Path | None, typer.Option(help="Folder for the views that were drawn, as PNG.")] = None,
     report: Annotated[Path | None, typer.Option(help="JSON file for what was done and how long it took.")] = None,
-    cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Keep and use the results of stages between runs.")
-    ] = True,
+    cache: Cache = True,
     verbose: Verbose = False,
 ) -> None:
-    """Make a coloured mesh from a picture."""
+    """Make a coloured mesh from a picture, or from a text."""
     from backend.geometry.export import encoder, write_file, write_mesh
 
     encoder(output)  # raises if there is no such format, before anything takes time
+    if (picture is None) == (not prompt):
+        raise typer.BadParameter("Give a picture or a --prompt, one of the two.")
+    if picture is not None and (painter or negative_prompt or picture_out):
+        raise typer.BadParameter("--painter, --negative-prompt and --picture-out go with --prompt.")
+    if picture_out is not None:
+        check_picture_name(picture_out)
     settings = check_settings(
         Settings(
             seed=seed,
@@ -80,10 +79,27 @@ def generate(
     )
     start = time.perf_counter()
     done: list[dict[str, Any]] = []
-    with closing(_runner(backend, connect, device, cache)) as runner:
+    painting = None
+    with closing(choose_runner(backend, connect, device, cache)) as runner:
         info = runner.info(pipeline)
         settings = msgspec.structs.replace(settings, options=parse_options(option or [], info))
-        job = Job(_picture(picture), pipeline, settings)
+        check_engine(pipeline, settings, {pipeline: info})  # before a picture is drawn for it
+        if picture is not None:
+            pixels = _picture(picture)
+        else:
+            request = Imagine(
+                request=str(uuid.uuid4()),
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                single_object=single_object,
+                seed=seed,
+                painter=painter,
+            )
+            painting = draw(runner, request)
+            pixels = painting.picture
+            if picture_out is not None:
+                write_picture(painting, picture_out)
+        job = Job(pixels, pipeline, settings)
         submit = Submit(request=str(uuid.uuid4()), pipeline=pipeline, settings=settings)
         check_submit(submit, {"picture": job.picture}, {pipeline: info})
         with Bar() as bar:
@@ -99,21 +115,11 @@ def generate(
     if report is not None:
         content = {
             "turnaround": version("turnaround"),
-            "picture": picture.name,
+            "picture": painting.report if painting else picture and picture.name,
             "seconds": round(time.perf_counter() - start, 3),
             "variants": done,
         }
         write_file(report, msgspec.json.format(msgspec.json.encode(content)))
-
-
-def _runner(backend: bool, connect: str | None, device: DeviceChoice, cache: bool) -> Runner:
-    if backend or connect:
-        from .remote import Remote
-
-        return Remote(connect)
-    from .local import Local
-
-    return Local(device, keep=cache)
 
 
 def numbered(output: Path, index: int, count: int) -> Path:

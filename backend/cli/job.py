@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.messages import PipelineInfo, Report, Settings, ViewCamera
+from protocol.messages import Imagine, PainterInfo, PipelineInfo, Report, Settings, ViewCamera
 
 from .console import Bar
 
 if TYPE_CHECKING:
+    from backend.generators.text.base import Painting
     from backend.geometry.mesh import Mesh
 
 
@@ -45,6 +46,12 @@ class Runner(Protocol):
 
     def run(self, job: Job, bar: Bar) -> Iterator[Variant]:
         """Yields the job's variants."""
+
+    def painters(self) -> dict[str, PainterInfo]:
+        """How the painters present themselves, by name."""
+
+    def imagine(self, request: Imagine, bar: Bar) -> Painting:
+        """Draws the picture of a request that has been checked."""
 
     def close(self) -> None:
         """Lets go of what it holds."""

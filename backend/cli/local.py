@@ -1,14 +1,16 @@
-"""Runs a job in this process."""
+"""Runs jobs in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from backend.generators.text import registry as painter_registry
+from backend.generators.text.base import Painting
 from backend.geometry.cameras import Camera
 from backend.pipelines import registry
 from backend.pipelines.stage import Progress, StageCache, Update
 from backend.server.folders import cache_folder
-from protocol.messages import PipelineInfo, ViewCamera
+from protocol.messages import Imagine, PainterInfo, PipelineInfo, ViewCamera
 
 from .console import Bar, cancel_on_interrupt
 from .device import DeviceChoice, choose
@@ -16,7 +18,7 @@ from .job import Job, Variant
 
 
 class Local:
-    """The pipelines that are installed here.
+    """The pipelines and painters that are installed here.
 
     Args:
         device: what `--device` says.
@@ -39,7 +41,7 @@ class Local:
             bar.update(update.stage, update.step, update.total, update.fraction, label)
 
         progress = Progress(report=report)
-        cache = StageCache(folder=cache_folder() / "stages" if self._keep else None)
+        cache = self._cache()
         request = registry.Request(job.picture, job.settings)
         with cancel_on_interrupt(progress.cancel):
             outputs = registry.pipeline(job.pipeline).generate(
@@ -48,6 +50,23 @@ class Local:
             for output in outputs:
                 cameras = tuple(_camera(camera) for camera in output.views.cameras)
                 yield Variant(output.mesh, output.views.images, output.cutout, cameras, output.report)
+
+    def painters(self) -> dict[str, PainterInfo]:
+        """How the painters present themselves, by name."""
+        return {name: painter.info() for name, painter in painter_registry.painters().items()}
+
+    def imagine(self, request: Imagine, bar: Bar) -> Painting:
+        """The picture; raises like `Painter.paint`. Its weights are dropped, for the pipeline comes next."""
+        progress = Progress(report=lambda u: bar.update(u.stage, u.step, u.total, u.fraction))
+        painter = painter_registry.painters()[request.painter]
+        try:
+            with cancel_on_interrupt(progress.cancel):
+                return painter.paint(request, device=choose(self._device), cache=self._cache(), progress=progress)
+        finally:
+            painter.free()
+
+    def _cache(self) -> StageCache:
+        return StageCache(folder=cache_folder() / "stages" if self._keep else None)
 
     def close(self) -> None:
         """Nothing is left open."""

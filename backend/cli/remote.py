@@ -1,4 +1,4 @@
-"""Runs a job in a backend that is already there."""
+"""Runs jobs in a backend that is already there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.generators.text.base import Painting
 from backend.geometry.mesh import Mesh
 from backend.pipelines.stage import CancelledError
 from protocol import connection
@@ -15,14 +16,17 @@ from protocol.client import Client
 from protocol.connection import Address
 from protocol.errors import TurnaroundError
 from protocol.framing import Received
-from protocol.messages import Cancelled, Event, PipelineInfo, Result
+from protocol.messages import Cancelled, Event, Imagine, Imagined, PainterInfo, PipelineInfo, Result
 
 from .console import Bar, cancel_on_interrupt
 from .job import Job, Variant
 
+NOT_ASKED = {"request", "arrays"}
+"""Fields of a message that the client fills in itself."""
+
 
 class Remote:
-    """The pipelines of a running backend.
+    """The pipelines and painters of a running backend.
 
     Args:
         string: a connection string, or None for the backend of this machine.
@@ -60,10 +64,28 @@ class Remote:
             TurnaroundError: the job failed or the backend was lost.
             CancelledError: Ctrl-C was pressed.
         """
+        request = self._client.submit(job.pipeline, job.settings, job.picture)
+        for received in self._follow(request, bar, several=job.settings.variants > 1):
+            if isinstance(received.message, Result):
+                yield _variant(received.message, received)
+
+    def painters(self) -> dict[str, PainterInfo]:
+        """How the painters present themselves, by name; raises why there is no connection."""
+        return {info.name: info for info in self._client.connect().painters}
+
+    def imagine(self, request: Imagine, bar: Bar) -> Painting:
+        """The picture; raises like `run`."""
+        asked = {name: getattr(request, name) for name in request.__struct_fields__ if name not in NOT_ASKED}
+        ((message, arrays),) = [
+            r for r in self._follow(self._client.imagine(**asked), bar) if isinstance(r[0], Imagined)
+        ]
+        return Painting(np.asarray(arrays["picture"], np.uint8), message.report)
+
+    def _follow(self, request: str, bar: Bar, *, several: bool = False) -> Iterator[Received]:
+        """All that comes for a job but its progress, which goes to the bar."""
         client = self._client
-        several = job.settings.variants > 1
         with cancel_on_interrupt(client.interrupted):
-            request = client.request = client.submit(job.pipeline, job.settings, job.picture)
+            client.request = request
             for received in client.follow(request):
                 message = received.message
                 if isinstance(message, Event):
@@ -71,10 +93,10 @@ class Remote:
                     if message.queue_position:
                         label = f"Number {message.queue_position} in the queue: "
                     bar.update(message.stage, message.step, message.total, message.fraction, label)
-                elif isinstance(message, Result):
-                    yield _variant(message, received)
                 elif isinstance(message, Cancelled):
                     raise CancelledError
+                else:
+                    yield received
 
     def close(self) -> None:
         """Ends the connection; an open one would keep the process from ending."""
