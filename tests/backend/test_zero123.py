@@ -141,6 +141,25 @@ def test_clip_sees_what_kornia_would_show_it():
 # --------------------------------------------------------------------------------------------- the published pipeline
 
 
+def plain_ddim(predict, shape, source, schedule, steps):
+    """DDIM of one view as the published pipelines compute it: the latent [1, ...], and how many steps were taken."""
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    signal = np.cumprod(1 - betas)
+    stride = 1000 // steps
+    timesteps = [t + 1 for t in (range(0, 1000, stride) if schedule == "ldm" else range(0, stride * steps, stride))]
+    eta = 1.0 if schedule == "ldm" else 0.0
+    z = torch.randn(shape[1:], generator=source)[None]
+    for i in reversed(range(len(timesteps))):
+        e = predict(z, timesteps[i])
+        a, a_prev = signal[timesteps[i]], signal[timesteps[i - 1]] if i else signal[0]
+        sigma = eta * math.sqrt((1 - a_prev) / (1 - a)) * math.sqrt(1 - a / a_prev)
+        x0 = (z - math.sqrt(1 - a) * e) / math.sqrt(a)
+        z = math.sqrt(a_prev) * x0 + math.sqrt(1 - a_prev - sigma**2) * e
+        if eta:
+            z = z + sigma * torch.randn(shape[1:], generator=source)[None]
+    return z, len(timesteps)
+
+
 @torch.no_grad()
 def plain_view(folder, image, T, source, *, schedule, steps, scale):
     """One view as the published pipelines compute it; every step written out, nothing shared with the backend.
@@ -169,25 +188,14 @@ def plain_view(folder, image, T, source, *, schedule, steps, scale):
     context = embedding @ projection["cc_projection.weight"].T + projection["cc_projection.bias"]
     latent = vae.encode(x).latent_dist.mode()  # not times the scaling factor
 
-    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    signal = np.cumprod(1 - betas)
-    stride = 1000 // steps
-    timesteps = [t + 1 for t in (range(0, 1000, stride) if schedule == "ldm" else range(0, stride * steps, stride))]
-    eta = 1.0 if schedule == "ldm" else 0.0
-    z = torch.randn(latent.shape[1:], generator=source)[None]
-    for i in reversed(range(len(timesteps))):
-        t = timesteps[i]
+    def predict(z, t):
         conditional = unet(torch.cat([z, latent], 1), t, context[:, None]).sample
         unconditional = unet(torch.cat([z, 0 * latent], 1), t, 0 * context[:, None]).sample
-        e = unconditional + scale * (conditional - unconditional)
-        a, a_prev = signal[t], signal[timesteps[i - 1]] if i else signal[0]
-        sigma = eta * math.sqrt((1 - a_prev) / (1 - a)) * math.sqrt(1 - a / a_prev)
-        x0 = (z - math.sqrt(1 - a) * e) / math.sqrt(a)
-        z = math.sqrt(a_prev) * x0 + math.sqrt(1 - a_prev - sigma**2) * e
-        if eta:
-            z = z + sigma * torch.randn(latent.shape[1:], generator=source)[None]
+        return unconditional + scale * (conditional - unconditional)
+
+    z, count = plain_ddim(predict, latent.shape, source, schedule, steps)
     drawn = (vae.decode(z / 0.18215).sample[0] / 2 + 0.5).clamp(0, 1)
-    return (drawn * 255).round().to(torch.uint8).permute(1, 2, 0).numpy(), len(timesteps)
+    return (drawn * 255).round().to(torch.uint8).permute(1, 2, 0).numpy(), count
 
 
 @pytest.mark.parametrize(
@@ -226,6 +234,21 @@ def test_no_guidance_is_a_scale_of_one(folder, generator, unet_rows):
 
 
 # -------------------------------------------------------------------------------------------------------- schedules
+
+
+@pytest.mark.parametrize(("schedule", "steps"), [("ldm", 75), ("ldm", 50), ("ddim", 75), ("ddim", 50)])
+def test_ddim_is_the_plain_formula(schedule, steps):
+    def predict(z, t):
+        return torch.tanh(3 * z) + 1e-4 * t
+
+    noise = NoiseConfig(1000, 0.00085, 0.012, "scaled_linear")
+    plain, _ = plain_ddim(predict, (1, 4, 8, 8), noise_source(1), schedule, steps)
+    scheduler, options = make_scheduler(noise, schedule, steps)
+    source = noise_source(1)
+    z = torch.randn(1, 4, 8, 8, generator=source)
+    for t in scheduler.timesteps:
+        z = scheduler.step(predict(z, t), t, z, **options, generator=[source]).prev_sample
+    torch.testing.assert_close(z, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_few_steps_end_where_many_do():

@@ -89,13 +89,14 @@ def load_components(folder: Path, dtype: torch.dtype = torch.float32) -> Compone
             shape, which its details name, or if it is another model.
     """
     picture_dtype = torch.float32 if dtype == torch.bfloat16 else dtype
+    noise = _read(folder / "scheduler" / "scheduler_config.json", NoiseConfig)
     projection, pose = _load_projection(folder)
     components = Components(
         unet=_load(UNet2DConditionModel, folder / "unet", dtype),
         vae=_load(AutoencoderKL, folder / "vae", picture_dtype),
         image_encoder=_load(CLIPVisionModelWithProjection, folder / "image_encoder", picture_dtype, SPARE_KEYS),
         cc_projection=projection,
-        noise=_read(folder / "scheduler" / "scheduler_config.json", NoiseConfig),
+        noise=noise,
         pose=pose,
     )
     _check_fit(components, folder)
@@ -128,7 +129,7 @@ def _load(cls: Any, folder: Path, dtype: torch.dtype, spare: tuple[str, ...] = (
         dtype: of the network.
         spare: keys beginning so may be in the file though the network has no use for them.
     """
-    _require(folder / "config.json")
+    _object(folder / "config.json")  # or else the library would look for one elsewhere
     safe = any(folder.glob("*.safetensors"))
     if not safe and not any(folder.glob("*.bin")):
         raise _missing(folder / "*.safetensors")
@@ -216,18 +217,23 @@ Config = TypeVar("Config", bound=msgspec.Struct)
 
 
 def _read(path: Path, cls: type[Config]) -> Config:
-    _require(path)
     try:
-        return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), cls)
+        return msgspec.convert(_object(path), cls)
     except msgspec.ValidationError as error:
         raise _mismatch(path, f"is not that of a Zero123: {error}.") from error
-    except (ValueError, OSError) as error:
-        raise _damaged(path, str(error)) from error
 
 
-def _require(path: Path) -> None:
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON file's table."""
     if not path.is_file():
         raise _missing(path)
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise _damaged(path, repr(error)) from error
+    if not isinstance(table, dict):
+        raise _damaged(path, "not a table")
+    return table
 
 
 def _name(path: Path) -> str:
