@@ -184,21 +184,25 @@ def verify(entry: WeightsEntry, *, progress: Report = lambda progress: None, can
             f'Use "turnaround models install {entry.name}".',
         )
     step = _steps(progress, cancel)
-    total = sum(path.stat().st_size for path in stored_files(entry))
-    done = 0
     digests = _recorded(folder)
-    for path in stored_files(entry):
-        name = path.relative_to(folder).as_posix()
+    stored = {path.relative_to(folder).as_posix() for path in stored_files(entry)}
+    files = {name: folder / name for name in sorted(stored | digests.keys())}
+    gone = [name for name, path in files.items() if not path.is_file()]
+    if gone:
+        raise damaged(folder / gone[0], "it was there when it was installed")
+    total = sum(path.stat().st_size for path in files.values())
+    done = 0
+    for name, path in files.items():
         step("Checking Files", done, total)
         if name in digests and sha256_of(path, partial(step, "Checking Files", done, total)) != digests[name]:
             raise damaged(path, "its digest has changed since it was installed")
         done += path.stat().st_size
     expected = layout(entry.layout).expected(folder) if not entry.shipped else {}
     done = 0
-    for path in stored_files(entry):
+    for name, path in files.items():
         if path.suffix != ".safetensors":
             continue
-        name, tensors = path.relative_to(folder).as_posix(), read_safetensors(path)
+        tensors = read_safetensors(path)
         if name in expected:
             check_shapes(name, tensors, expected[name])
         for tensor in tensors.values():
@@ -247,8 +251,8 @@ def _convert(entry: WeightsEntry, source: Path, step: Callable[[str, int, int], 
         missing = [name for name in STORED[entry.layout] if not (new / name).is_file()]
         assert not missing, f"{entry.layout} did not write {missing}"
         digests = {}
-        for name in STORED[entry.layout]:
-            digests[name] = sha256_of(new / name, lambda: step("Finishing", 0, 0))
+        for path in sorted(path for path in new.rglob("*") if path.is_file()):
+            digests[path.relative_to(new).as_posix()] = sha256_of(path, lambda: step("Finishing", 0, 0))
         record = {"name": entry.name, "source": entry.source, "licence": entry.licence, "sha256": digests}
         (new / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         step("Finishing", 1, 1)  # the last chance to stop
@@ -272,7 +276,8 @@ def _steps(progress: Report, cancel: Cancel) -> Callable[[str, int, int], None]:
 def _recorded(folder: Path) -> dict[str, str]:
     try:
         digests = json.loads((folder / RECORD).read_text(encoding="utf-8"))["sha256"]
-        return {str(name): str(digest) for name, digest in digests.items()}
+        inside = {str(name): str(digest) for name, digest in digests.items()}
+        return {name: digest for name, digest in inside.items() if ".." not in name and not name.startswith("/")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # put there by hand: its structure is all that can be checked
 

@@ -45,8 +45,20 @@ STORED: dict[str, tuple[str, ...]] = {
     "sam": ("config.json", "model.safetensors", "preprocessor_config.json"),
     "xunet": ("xunet.safetensors",),
     "ouroboros3d": ("mv_model_unet.safetensors", "recon_model.safetensors"),
+    "pipeline": (
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
+        "scheduler/scheduler_config.json",
+    ),
 }
-"""Layout -> the files in `weights_folder` of what is installed in it, whatever it was published as."""
+"""Layout -> the files in `weights_folder` that it needs at least, whatever the model was published as."""
 
 
 # ------------------------------------------------------------------------------------------------------ catalogue
@@ -77,7 +89,7 @@ class WeightsEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+$")]
     title: str
     pipeline: str
-    layout: Literal["shipped", "zero123", "sparseneus", "loftr", "sam", "xunet", "ouroboros3d"]
+    layout: Literal["shipped", "zero123", "sparseneus", "loftr", "sam", "xunet", "ouroboros3d", "pipeline"]
     files: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     source: str = ""
     shipped: bool = False
@@ -175,6 +187,12 @@ def weights_digest(path: Path) -> str:
     """Hash of a weights file; a part of every stage's key that depends on it."""
     stat = path.stat()
     return _digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+def entry_digest(entry: WeightsEntry) -> str:
+    """Hash of all weights of a checkpoint that is present, as `weights_digest` is of one file."""
+    paths = [path for path in stored_files(entry) if path.suffix == ".safetensors"]
+    return hashlib.blake2b("".join(map(weights_digest, paths)).encode()).hexdigest()[:32]
 
 
 # ---------------------------------------------------------------------------------------------- reading and writing

@@ -431,3 +431,27 @@ def test_ouroboros_keeps_its_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (source / "recon_model.pth").unlink()
     with pytest.raises(TurnaroundError, match=r"recon_model\.pth"):
         import_from(store.find_entry("ouroboros3d"), source)
+
+
+def test_a_text_to_image_pipeline_is_kept_in_half_precision(tmp_path: Path) -> None:
+    import tiny_stable_diffusion
+    from safetensors.torch import load_file
+
+    from backend.generators.text.loading import load_pipeline
+
+    source = tiny_stable_diffusion.save(tmp_path / "published")
+    text = load_file(source / "text_encoder" / "model.safetensors")
+    old = {f"text_model.{name}": tensor for name, tensor in text.items() if not name.startswith("text_model.")} or text
+    torch.save(old | {"text_model.embeddings.position_ids": torch.arange(3)}, source / "text_encoder/pytorch_model.bin")
+    (source / "text_encoder" / "model.safetensors").unlink()
+    (source / "unet" / "run.py").write_text("raise SystemExit")
+    folder = imported("sd-turbo", source)
+    assert not {path.suffix for path in folder.rglob("*") if path.is_file()} - {".json", ".txt", ".safetensors"}
+    pipeline = load_pipeline(folder, torch.float32)
+    for name, tensor in pipeline.text_encoder.state_dict().items():
+        assert torch.equal(tensor, old[f"text_model.{name.removeprefix('text_model.')}"].half().float()), name
+    (folder / "tokenizer" / "merges.txt").write_text("other")
+    with pytest.raises(TurnaroundError, match=r"merges\.txt"):
+        verify(store.find_entry("sd-turbo"))
+    with pytest.raises(TurnaroundError, match=r"model_index\.json"):
+        import_from(store.find_entry("sd-turbo"), source / "unet")

@@ -28,6 +28,9 @@ from protocol.errors import TurnaroundError
 LARGEST_CONFIG = 2**20
 """Bytes of a configuration file."""
 
+DEPRECATED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""Names of attention in autoencoders that were published before diffusers 0.18."""
+
 MANY = 256
 """No published network has more layers, or a longer list in its configuration."""
 
@@ -99,6 +102,16 @@ def state_dict(content: Mapping[str, Any], *wrappers: str) -> dict[str, LazyTens
             content = content[wrapper]
             break
     return {name: tensor for name, tensor in content.items() if isinstance(tensor, LazyTensor)}
+
+
+def modern_attention(tensors: LazyState) -> dict[str, LazyTensor]:
+    """An autoencoder under diffusers' present names for attention; other names are kept."""
+    result = {}
+    for name, tensor in tensors.items():
+        for old, new in DEPRECATED.items() if ".attentions." in name else ():
+            name = name.replace(old, new)
+        result[name] = tensor
+    return result
 
 
 def without_prefix(tensors: Mapping[str, LazyTensor], prefix: str) -> dict[str, LazyTensor]:

@@ -17,6 +17,7 @@ from backend.weights.layouts import Fraction
 from backend.weights.layouts.ldm import image_encoder, unet, unet_config, vae, vae_config, vision_config
 from backend.weights.layouts.parts import (
     Part,
+    modern_attention,
     read_json,
     read_state,
     shapes_of,
@@ -43,9 +44,6 @@ COMPONENTS = {
 
 WEIGHTS = {path.split("/")[0]: path for path in STORED["zero123"] if path.endswith(".safetensors")}
 """Component -> file of the stored form."""
-
-DEPRECATED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-"""Names of attention in autoencoders that were published before diffusers 0.18."""
 
 TITLES = {
     "unet": "the U-Net",
@@ -140,19 +138,12 @@ def _folders(source: Path) -> dict[str, Component]:
         config = {key: value for key, value in read_json(place / "config.json").items() if key != "_name_or_path"}
         if name == "vae":
             config.setdefault("latent_channels", 4)
-            tensors = {_modern(key): tensor for key, tensor in tensors.items()}
+            tensors = modern_attention(tensors)
         if name == "image_encoder":
             config.setdefault("projection_dim", 512)  # transformers leaves its defaults out
             tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith("position_ids")}
         result[name] = Component(config, tensors)
     return result
-
-
-def _modern(name: str) -> str:
-    if ".attentions." in name:
-        for old, new in DEPRECATED.items():
-            name = name.replace(old, new)
-    return name
 
 
 def _projection(tensors: LazyState) -> dict[str, LazyTensor]:
