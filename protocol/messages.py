@@ -155,6 +155,8 @@ class Report(Struct, frozen=True, kw_only=True):
     """Stage name -> seconds; a stage answered by the cache counts the seconds that this took."""
     cached: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    weights: Text = ""
+    """What drew and built it: a name of the backend's catalogue, or "tiny" for those that ship with it."""
     versions: dict[str, str] = {}
     device: str = ""
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from backend.geometry.render import prepare, render
-from backend.pipelines.one2345.pipeline import One2345, chosen_effort
+from backend.pipelines.one2345.guided import chosen_effort
+from backend.pipelines.one2345.pipeline import One2345
 from backend.pipelines.one2345.selection import MAX_VIEWS, view_cameras
 from backend.pipelines.registry import Output, Request
 from backend.pipelines.stage import CancelledError, Progress, StageCache, Update

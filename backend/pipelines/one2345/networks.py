@@ -1,4 +1,4 @@
-"""The loaded networks of the pipeline and what each does, answered by the cache where it was done before."""
+"""Our own networks and what each does, answered by the cache where it was done before."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from backend.elevation.regressor import ElevationConfig, ElevationNet
 from backend.elevation.solve import NEAR_MOVES, Estimate, solve_elevation
 from backend.generators.xunet.generator import XUNetGenerator
 from backend.geometry.cameras import Camera
-from backend.geometry.cleanup import clean, decimate
-from backend.geometry.colors import Blend, paint
+from backend.geometry.colors import paint
 from backend.geometry.feedback import feedback_maps
 from backend.geometry.mesh import Mesh, ViewSet
-from backend.geometry.meshing import extract_surface
-from backend.pipelines.one2345.selection import NO_VIEWS, near_cameras
+from backend.pipelines.one2345.recipe import surface
+from backend.pipelines.one2345.selection import NO_VIEWS, moved
 from backend.pipelines.stage import Stages
 from backend.preparation.framing import framed_camera
 from backend.reconstructors.base import Field
@@ -31,9 +30,6 @@ from backend.weights.store import load_into, read_config, tiny_path, weights_dig
 
 COARSE_CELLS = 48
 """Resolution of the preview, which is also what the view generator is shown."""
-
-CELLS_PER_SMOOTHING = 12
-"""One pair of Taubin steps for so many cells: enough to take off the stairs of the network's own, coarser lattice."""
 
 ASSUMED_DEG = 15.0
 """Elevation at which near views are drawn for matching, before any is known."""
@@ -94,7 +90,7 @@ class Networks:
         camera = framed_camera(ASSUMED_DEG)
         coarse = self.reconstruct(self.source(picture, camera), stages)
         mesh = self.coarse_mesh(coarse, picture, camera)
-        near = near_cameras(camera)
+        near = moved([camera], NEAR_MOVES)
         views = self.draw(picture, camera, mesh, near, seed=seed, steps=steps, guidance=0.0, stages=stages)
         size = views.images.shape[1]
         return solve_elevation(match_views(views.images), NEAR_MOVES, camera=camera, size=size)
@@ -120,43 +116,6 @@ class Networks:
     def coarse_mesh(self, field: Field, picture: NDArray[np.uint8], camera: Camera) -> Mesh:
         """The preview: few triangles, in the picture's colours."""
         return paint(surface(field, COARSE_CELLS), picture, camera)
-
-    def mesh(
-        self,
-        field: Field,
-        picture: NDArray[np.uint8],
-        camera: Camera,
-        views: ViewSet,
-        *,
-        resolution: int,
-        target_faces: int | None,
-        blend: Blend | None,
-        stages: Stages,
-    ) -> Mesh:
-        """The result: meshed, cleaned, decimated if asked for, and painted last, so that no colour is lost.
-
-        `blend` is a part of no key: it follows from the views and the field.
-        """
-
-        def compute() -> dict[str, NDArray[Any]]:
-            shape = surface(field, resolution)
-            if target_faces is not None:
-                shape = decimate(shape, target_faces)
-            return vars(paint(shape, picture, camera, views, blend))
-
-        arrays = stages.run(
-            "meshing",
-            compute,
-            field=field.arrays(),
-            picture=picture,
-            camera=camera,
-            views=views.images,
-            cameras=views.cameras,
-            resolution=resolution,
-            target_faces=target_faces,
-            weights=weights_digest(tiny_path("sparseneus")),
-        )
-        return Mesh(arrays["vertices"], arrays["faces"], arrays["colors"])
 
     # ----------------------------------------------------------------------------------------------------- views
 
@@ -204,11 +163,3 @@ class Networks:
             weights=weights_digest(tiny_path("xunet")),
         )
         return ViewSet(arrays["images"], tuple(cameras))
-
-
-def surface(field: Field, cells: int) -> Mesh:
-    """The field's zero level, smoothed a little, without colours."""
-    half = field.half
-    vertices, faces = extract_surface(field.distance, cells, ((-half,) * 3, (half,) * 3))
-    grey = np.full((len(vertices), 4), 255, np.uint8)
-    return clean(Mesh(vertices, faces, grey), keep_fraction=0.02, smooth_steps=max(1, cells // CELLS_PER_SMOOTHING))

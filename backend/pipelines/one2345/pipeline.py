@@ -1,66 +1,53 @@
-"""The stages of One-2-3-45 from a picture to meshes.
+"""One-2-3-45 as a pipeline: the picture prepared, a recipe chosen by its weights, and the report written.
 
-    matting -> framing -> elevation -> shape from the input alone (the preview) -> views -> shape from all -> mesh
-
-What differs from the paper at our size: the view generator looks at renders of the shape that the input alone gives,
-as Ouroboros3D's looks at its own reconstruction, and the input picture is itself a source of the reconstruction.
+The recipes: `guided` runs on the weights that ship, `published` on the paper's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
-from backend.geometry.cameras import Camera
-from backend.pipelines.one2345.selection import MAX_VIEWS, NO_VIEWS, view_cameras
+from backend.pipelines.one2345.recipe import Made, Recipe
+from backend.pipelines.one2345.selection import MAX_VIEWS
 from backend.pipelines.registry import Output, Request
-from backend.pipelines.stage import KeepError, Preview, Progress, StageCache, Stages
-from backend.preparation.framing import DEFAULT_FOV_DEG, frame, framed_camera
+from backend.pipelines.stage import Preview, Progress, StageCache, Stages
+from backend.preparation.framing import frame
 from backend.preparation.matting import cut_out, warnings
 from backend.preparation.picture import check_picture, reduce_picture
-from backend.reconstructors.base import Field, MixedField
-from backend.weights.store import tiny_path
+from backend.weights.store import catalogue, is_present, tiny_path
+from protocol.errors import TurnaroundError
 from protocol.messages import Framing, OptionSpec, PipelineInfo, Report, Settings, ViewCamera
-
-if TYPE_CHECKING:
-    from backend.pipelines.one2345.networks import Networks
 
 PICTURE_SIZE = 512
 """Side of the framed picture that colours are taken from, in pixels."""
 
-DRAWN_SHARE = 0.25
-"""What the shape from all views counts beside the shape from the picture alone; see docs/results.md."""
-
-WEIGHTS = ("sparseneus", "xunet", "elevation")
+SHIPPED = ("sparseneus", "xunet", "elevation")
 
 
-@dataclass(frozen=True)
-class Effort:
-    """What a quality means.
-
-    Attributes:
-        views: drawn views.
-        steps: denoising steps.
-    """
-
-    views: int
-    steps: int
-
-
-QUALITIES = {"draft": Effort(3, 1), "standard": Effort(7, 2), "fine": Effort(15, 4)}
+AUTO, TINY = "auto", "tiny"
+"""Weights that are not an entry's name: the published ones if they and a GPU are there, and those that ship."""
 
 OPTIONS = (
     OptionSpec(
+        name="weights",
+        label="Weights",
+        description="What draws and builds: the small weights that ship, or installed ones of the published size; "
+        "auto takes the published ones where they and a GPU are there",
+        default=AUTO,
+        choices=(AUTO, TINY),
+    ),
+    OptionSpec(
         name="views",
         label="Views",
-        description="Views to draw of the other sides; -1 takes what the quality asks for, 0 uses the picture alone",
+        description="Views that the small weights draw of the other sides; -1 takes what the quality asks for, 0 uses "
+        "the picture alone",
         default=-1,
         minimum=-1,
         maximum=MAX_VIEWS,
@@ -76,44 +63,69 @@ OPTIONS = (
     OptionSpec(
         name="guidance",
         label="Guidance",
-        description="How strongly the views follow the picture; 0 is fastest",
-        default=0.0,
-        minimum=0.0,
+        description="How strongly the views follow the picture; -1 takes what suits the weights, 0 is fastest",
+        default=-1.0,
+        minimum=-1.0,
         maximum=10.0,
     ),
     OptionSpec(
         name="elevation_from",
         label="Elevation From",
-        description="How the elevation is found when it is not given: read off the picture, or by matching near views",
-        default="regression",
-        choices=("regression", "matching"),
+        description="How the elevation is found when it is not given: read off the picture, or by matching near views; "
+        "auto takes what suits the weights",
+        default=AUTO,
+        choices=(AUTO, "regression", "matching"),
+    ),
+    OptionSpec(
+        name="schedule",
+        label="Schedule",
+        description="How the published weights take off noise: in few steps, or in the paper's 75 and 50",
+        default="fast",
+        choices=("fast", "paper"),
+    ),
+    OptionSpec(
+        name="picture_is_source",
+        label="Build from the Picture Too",
+        description="The published reconstruction looks at the picture beside the drawn views; the paper's does not",
+        default=True,
+    ),
+    OptionSpec(
+        name="fitted_cube",
+        label="Fit the Cube",
+        description="Spend the published reconstruction's resolution on the object and not on empty space",
+        default=False,
+    ),
+    OptionSpec(
+        name="low_memory",
+        label="Low Memory",
+        description="Keep one published network on the GPU at a time; auto does so below 10 GB",
+        default=AUTO,
+        choices=(AUTO, "on", "off"),
+    ),
+    OptionSpec(
+        name="compile",
+        label="Compile",
+        description="Compile the published view generator: the first mesh takes minutes longer, later ones less",
+        default=False,
     ),
 )
-
-
-@dataclass(frozen=True)
-class Elevation:
-    """The elevation that a job works with, in degrees."""
-
-    degrees: float
-    spread: float
-    source: Literal["given", "estimated", "assumed"]
 
 
 class One2345:
     """The pipeline `one2345`; loads its networks when first asked for a mesh."""
 
     def __init__(self) -> None:
-        self._networks: Networks | None = None
+        self._recipe: Recipe | None = None
+        self._recipe_key: tuple[Any, ...] = ()
 
     def info(self) -> PipelineInfo:
         """How it presents itself."""
-        missing = [name for name in WEIGHTS if not tiny_path(name).is_file()]
+        missing = [name for name in SHIPPED if not tiny_path(name).is_file()]
         return PipelineInfo(
             name="one2345",
             label="One-2-3-45",
             description="Draws the other sides with a diffusion model and builds a signed distance field from them",
-            options=OPTIONS,
+            options=(structs.replace(OPTIONS[0], choices=(AUTO, TINY, *published())), *OPTIONS[1:]),
             ready=not missing,
             hint=f"These weights are missing: {', '.join(missing)}. Install Turnaround again." if missing else "",
             licence="GPL-3.0-or-later",
@@ -121,7 +133,7 @@ class One2345:
 
     def free(self) -> None:
         """Drops the loaded networks."""
-        self._networks = None
+        self._recipe, self._recipe_key = None, ()
 
     def generate(self, request: Request, *, device: str, cache: StageCache, progress: Progress) -> Iterator[Output]:
         """See `registry.Pipeline`."""
@@ -130,74 +142,75 @@ class One2345:
             yield self._variant(request, request.settings.seed + variant, device, Stages(cache, progress))
 
     def _variant(self, request: Request, seed: int, device: str, stages: Stages) -> Output:
-        settings, progress = request.settings, stages.progress
-        effort = chosen_effort(settings)
-
+        progress = stages.progress
         progress.begin("Cutting Out", (0.0, 0.02))
         picture, framing, notes = prepare(request, stages)
         progress.begin("Loading Networks", (0.02, 0.05), Preview(cutout=picture))
-        networks = self._load(device)
-
-        progress.begin("Finding the Elevation", (0.05, 0.08))
-        elevation = find_elevation(settings, picture, networks, effort.steps, stages)
-        camera = framed_camera(elevation.degrees, 0.0, settings.fov_deg or DEFAULT_FOV_DEG)
-        source = networks.source(picture, camera)
-
-        progress.begin("Shaping the Preview", (0.08, 0.15))
-        field: Field = networks.reconstruct(source, stages)
-        coarse = networks.coarse_mesh(field, picture, camera)
-
-        progress.begin("Drawing Views", (0.15, 0.8), Preview(mesh=coarse), can_keep=True)
-        try:
-            views = networks.draw(
-                picture,
-                camera,
-                coarse,
-                view_cameras(camera, effort.views),
-                seed=seed,
-                steps=effort.steps,
-                guidance=float(settings.options.get("guidance", 0.0)),
-                stages=stages,
-            )
-        except KeepError:  # the shape that stands in the viewport is the one that is wanted
-            views = NO_VIEWS
-            progress.keep.clear()
-
-        progress.begin("Building the Shape", (0.8, 0.88), Preview(views=views.images) if len(views) else None)
-        blend = None
-        if len(views):
-            drawn = networks.reconstruct(source + views, stages)
-            blend = partial(networks.reconstructor.blend, source + views, drawn)
-            field = MixedField(field, drawn, DRAWN_SHARE)
-        progress.begin("Meshing", (0.88, 1.0))
-        mesh = networks.mesh(
-            field,
-            picture,
-            camera,
-            views,
-            resolution=settings.resolution,
-            target_faces=settings.target_faces,
-            blend=blend,
-            stages=stages,
-        )
+        recipe = self._load(request.settings, device)
+        made = recipe.make(picture, request.settings, seed, stages)
         progress.step(1, 1)
-        return Output(
-            mesh, views, picture, make_report(settings, seed, elevation, camera, framing, notes, device, progress)
+        weights = self._recipe_key[0]
+        report = make_report(request.settings, seed, made, framing, notes, weights, device, progress)
+        return Output(made.mesh, made.views, picture, report)
+
+    def _load(self, settings: Settings, device: str) -> Recipe:
+        """The recipe that the settings ask for; its networks stay loaded until another is asked for."""
+        weights = chosen_weights(settings, device)
+        options = settings.options
+        key: tuple[Any, ...] = (weights, device)
+        if weights != TINY:
+            key += tuple(options.get(name) for name in ("low_memory", "compile", "fitted_cube", "picture_is_source"))
+        if self._recipe is None or self._recipe_key != key:
+            self.free()
+            self._recipe, self._recipe_key = make_recipe(weights, settings, device), key
+        return self._recipe
+
+
+def published() -> tuple[str, ...]:
+    """Names of the Zero123s that can be used: installed, as is the reconstructor that goes with them."""
+    entries = [entry for entry in catalogue() if entry.pipeline == "one2345" and not entry.shipped]
+    if not any(entry.layout == "sparseneus" and is_present(entry) for entry in entries):
+        return ()
+    return tuple(entry.name for entry in entries if entry.layout == "zero123" and is_present(entry))
+
+
+def chosen_weights(settings: Settings, device: str) -> str:
+    """`TINY`, or the name of an installed Zero123.
+
+    Raises:
+        TurnaroundError: `weights.absent`, those that are asked for are not installed.
+    """
+    wanted, installed = str(settings.options.get("weights", AUTO)), published()
+    if wanted == AUTO:
+        return installed[0] if installed and device.startswith("cuda") else TINY
+    if wanted != TINY and wanted not in installed:
+        raise TurnaroundError(
+            "weights.absent",
+            f"The weights {wanted} are not installed, or not those of the reconstructor.",
+            f"Install both: turnaround models install {wanted}, and one2345-sparseneus.",
+            field="options.weights",
         )
-
-    def _load(self, device: str) -> Networks:
-        if self._networks is None or self._networks.device != device:
-            from backend.pipelines.one2345.networks import Networks  # torch is imported when it is first needed
-
-            self._networks = Networks(device)
-        return self._networks
+    return wanted
 
 
-def chosen_effort(settings: Settings) -> Effort:
-    """What the quality means, unless the options say otherwise."""
-    effort = QUALITIES[settings.quality]
-    views, steps = int(settings.options.get("views", -1)), int(settings.options.get("steps", 0))
-    return Effort(effort.views if views < 0 else views, steps or effort.steps)
+def make_recipe(weights: str, settings: Settings, device: str) -> Recipe:
+    """The recipe of these weights; torch is imported here, when it is first needed."""
+    if weights == TINY:
+        from backend.pipelines.one2345.guided import Guided
+
+        return Guided(device)
+    from backend.pipelines.one2345.published import Published, is_short_of_memory
+
+    options = settings.options
+    low_memory = options.get("low_memory", AUTO)
+    return Published(
+        weights,
+        device,
+        low_memory=is_short_of_memory(device) if low_memory == AUTO else low_memory == "on",
+        compiled=bool(options.get("compile", False)),
+        fitted=bool(options.get("fitted_cube", False)),
+        input_is_source=bool(options.get("picture_is_source", True)),
+    )
 
 
 def prepare(request: Request, stages: Stages) -> tuple[NDArray[np.uint8], Framing, tuple[str, ...]]:
@@ -219,30 +232,18 @@ def prepare(request: Request, stages: Stages) -> tuple[NDArray[np.uint8], Framin
     return picture, framing, tuple(warnings(cutout, small))
 
 
-def find_elevation(
-    settings: Settings, picture: NDArray[np.uint8], networks: Networks, steps: int, stages: Stages
-) -> Elevation:
-    """The artist's elevation, or the one that the picture seems to have."""
-    if settings.elevation_deg is not None:
-        return Elevation(settings.elevation_deg, 0.0, "given")
-    if settings.options.get("elevation_from", "regression") == "matching":
-        found = networks.match_elevation(picture, max(steps, 8), settings.seed, stages)
-    else:
-        found = networks.regress_elevation(picture, stages)
-    return Elevation(found.elevation_deg, found.spread_deg, found.source)
-
-
 def make_report(
     settings: Settings,
     seed: int,
-    elevation: Elevation,
-    camera: Camera,
+    made: Made,
     framing: Framing,
     notes: tuple[str, ...],
+    weights: str,
     device: str,
     progress: Progress,
 ) -> Report:
     """How the result came about."""
+    elevation, camera = made.elevation, made.camera
     return Report(
         pipeline="one2345",
         seed=seed,
@@ -259,7 +260,8 @@ def make_report(
         framing=framing,
         seconds={name: round(seconds, 4) for name, seconds in progress.seconds.items()},
         cached=tuple(dict.fromkeys(progress.cached)),
-        warnings=notes,
+        warnings=(*notes, elevation.note) if elevation.note else notes,
+        weights=weights,
         versions={name: version(name) for name in ("turnaround", "torch", "diffusers", "numpy")},
         device=device,
     )

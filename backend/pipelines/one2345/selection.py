@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from backend.elevation.solve import NEAR_MOVES
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
 
+Moves = Sequence[tuple[float, float]]
+"""(elevation, azimuth) from one camera to others, degrees."""
+
 NO_VIEWS = ViewSet(np.zeros((0, 64, 64, 4), np.uint8), ())
+
+ANCHOR_MOVES = ((0.0, 0.0), (0.0, 90.0), (0.0, 180.0), (0.0, 270.0))
+"""The first stage's views at the input's elevation, as (elevation, azimuth) moves; the first draws the input again."""
 
 MAX_VIEWS = 39
 """All anchors but the input itself, and the near views of all of them."""
 
 
+def ring_moves(camera: Camera) -> tuple[tuple[float, float], ...]:
+    """Four views between the anchors, 30 degrees lower, or higher where that would be far below the horizon."""
+    rise = -30.0 if camera.elevation_deg >= 15 else 30.0
+    return tuple((rise, azimuth) for azimuth in (30.0, 120.0, 210.0, 300.0))
+
+
 def view_cameras(camera: Camera, count: int) -> tuple[Camera, ...]:
     """The first `count` cameras of the selection around the input camera.
 
-    Three anchors at the input's elevation, the far side first; four between them, 30 degrees lower, or higher where
-    that would be far below the horizon; then four near views around the input and around each anchor.
+    Three anchors at the input's elevation, the far side first; the ring between them; then four near views around the
+    input and around each anchor.
     """
-    ring = -30.0 if camera.elevation_deg >= 15 else 30.0
-    anchors = [camera.moved(azimuth_deg=a) for a in (180.0, 90.0, 270.0)]
-    anchors += [camera.moved(elevation_deg=ring, azimuth_deg=a) for a in (30.0, 120.0, 210.0, 300.0)]
-    near = [view for anchor in (camera, *anchors) for view in near_cameras(anchor)]
-    return tuple([*anchors, *near][:count])
+    anchors = (*moved([camera], ((0.0, 180.0), (0.0, 90.0), (0.0, 270.0))), *moved([camera], ring_moves(camera)))
+    return (*anchors, *moved([camera, *anchors], NEAR_MOVES))[:count]
 
 
-def near_cameras(camera: Camera) -> tuple[Camera, ...]:
-    """Four views 10 degrees away, in the order that the elevation search takes them."""
-    return tuple(camera.moved(elevation_deg=e, azimuth_deg=a) for e, a in NEAR_MOVES)
+def moved(cameras: Sequence[Camera], moves: Moves) -> tuple[Camera, ...]:
+    """Every move from every camera, all moves of the first camera first."""
+    return tuple(camera.moved(elevation_deg=e, azimuth_deg=a) for camera in cameras for e, a in moves)

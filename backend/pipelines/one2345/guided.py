@@ -1,0 +1,125 @@
+"""Our own weights' way to a mesh: views are drawn by a generator that looks at the shape which the picture alone gives.
+
+    elevation -> shape from the input alone (the preview) -> views -> shape from all -> mesh
+
+A generator of this size cannot invent an object's far side from a picture, but it can correct a render of a coarse
+shape; Ouroboros3D does the same at every step. The input picture is itself a source of the reconstruction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.geometry.cameras import Camera
+from backend.geometry.mesh import Mesh, ViewSet
+from backend.pipelines.one2345.networks import Networks
+from backend.pipelines.one2345.recipe import Elevation, Made, finish
+from backend.pipelines.one2345.selection import NO_VIEWS, view_cameras
+from backend.pipelines.stage import KeepError, Preview, Stages
+from backend.preparation.framing import DEFAULT_FOV_DEG, framed_camera
+from backend.reconstructors.base import Field, MixedField
+from backend.weights.store import tiny_path, weights_digest
+from protocol.messages import Settings
+
+DRAWN_SHARE = 0.25
+"""What the shape from all views counts beside the shape from the picture alone; see docs/results.md."""
+
+MATCHING_STEPS = 8
+"""Views that are matched need at least so many denoising steps."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a quality means.
+
+    Attributes:
+        views: drawn views.
+        steps: denoising steps.
+    """
+
+    views: int
+    steps: int
+
+
+QUALITIES = {"draft": Effort(3, 1), "standard": Effort(7, 2), "fine": Effort(15, 4)}
+
+
+class Guided:
+    """A `Recipe` on the weights that ship."""
+
+    def __init__(self, device: str) -> None:
+        self.networks = Networks(device)
+
+    def make(self, picture: NDArray[np.uint8], settings: Settings, seed: int, stages: Stages) -> Made:
+        """See `Recipe`."""
+        networks, progress, effort = self.networks, stages.progress, chosen_effort(settings)
+
+        progress.begin("Finding the Elevation", (0.05, 0.08))
+        elevation = self.elevation(picture, settings, effort.steps, stages)
+        camera = framed_camera(elevation.degrees, 0.0, settings.fov_deg or DEFAULT_FOV_DEG)
+        source = networks.source(picture, camera)
+
+        progress.begin("Shaping the Preview", (0.08, 0.15))
+        field: Field = networks.reconstruct(source, stages)
+        coarse = networks.coarse_mesh(field, picture, camera)
+
+        progress.begin("Drawing Views", (0.15, 0.8), Preview(mesh=coarse), can_keep=True)
+        try:
+            views = self.draw(picture, camera, coarse, effort, settings, seed, stages)
+        except KeepError:  # the shape that stands in the viewport is the one that is wanted
+            views = NO_VIEWS
+            progress.keep.clear()
+
+        progress.begin("Building the Shape", (0.8, 0.88), Preview(views=views.images) if len(views) else None)
+        blend = None
+        if len(views):
+            drawn = networks.reconstruct(source + views, stages)
+            blend = partial(networks.reconstructor.blend, source + views, drawn)
+            field = MixedField(field, drawn, DRAWN_SHARE)
+
+        progress.begin("Meshing", (0.88, 1.0))
+        weights = weights_digest(tiny_path("sparseneus"))
+        mesh = finish(field, picture, camera, views, blend, settings=settings, stages=stages, weights=weights)
+        return Made(mesh, views, elevation, camera)
+
+    def elevation(self, picture: NDArray[np.uint8], settings: Settings, steps: int, stages: Stages) -> Elevation:
+        """The artist's elevation, or the one that the picture seems to have."""
+        if settings.elevation_deg is not None:
+            return Elevation.given(settings.elevation_deg)
+        if settings.options.get("elevation_from") == "matching":
+            steps = max(steps, MATCHING_STEPS)
+            return Elevation.found(self.networks.match_elevation(picture, steps, settings.seed, stages))
+        return Elevation.found(self.networks.regress_elevation(picture, stages))
+
+    def draw(
+        self,
+        picture: NDArray[np.uint8],
+        camera: Camera,
+        coarse: Mesh,
+        effort: Effort,
+        settings: Settings,
+        seed: int,
+        stages: Stages,
+    ) -> ViewSet:
+        """The other sides."""
+        return self.networks.draw(
+            picture,
+            camera,
+            coarse,
+            view_cameras(camera, effort.views),
+            seed=seed,
+            steps=effort.steps,
+            guidance=max(0.0, float(settings.options.get("guidance", 0.0))),
+            stages=stages,
+        )
+
+
+def chosen_effort(settings: Settings) -> Effort:
+    """What the quality means, unless the options say otherwise."""
+    effort = QUALITIES[settings.quality]
+    views, steps = int(settings.options.get("views", -1)), int(settings.options.get("steps", 0))
+    return Effort(effort.views if views < 0 else views, steps or effort.steps)

@@ -1,0 +1,313 @@
+"""One-2-3-45 in the order of its paper, on the published weights.
+
+    shape from the input alone (our own small weights: the preview) -> Zero123: four views around, four near the first
+    -> elevation from their matches -> four more around, near views of all -> SparseNeuS -> mesh
+
+Zero123 is told turns, not elevations: an elevation that the artist overrides redraws only the ring that it moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.elevation.matching import Matcher, choose_matcher
+from backend.elevation.solve import NEAR_MOVES, solve_elevation
+from backend.generators.zero123.generator import PUBLISHED_GUIDANCE, ViewRequest, Zero123Generator
+from backend.generators.zero123.pose import FOV_DEG
+from backend.generators.zero123.preprocessing import SIZE, snap_white
+from backend.generators.zero123.sampling import Schedule
+from backend.geometry.cameras import Camera
+from backend.geometry.mesh import ViewSet
+from backend.pipelines.one2345.networks import Networks
+from backend.pipelines.one2345.recipe import Elevation, Made, finish
+from backend.pipelines.one2345.selection import ANCHOR_MOVES, NO_VIEWS, Moves, moved, ring_moves
+from backend.pipelines.stage import KeepError, Preview, Stages
+from backend.preparation.framing import framed_camera
+from backend.reconstructors.sparseneus.reconstructor import SdfField, SparseNeuSReconstructor, resampled
+from backend.server.devices import describe
+from backend.weights.store import (
+    entry_digest,
+    find_entry,
+    is_present,
+    stored_files,
+    tiny_path,
+    weights_digest,
+    weights_folder,
+)
+from protocol.messages import Settings
+
+SPARSENEUS, LOFTR = "one2345-sparseneus", "loftr-indoor"
+"""Entries of the catalogue."""
+
+PAPER_STEPS = (75, 50)
+"""Denoising steps of the views around the object, and of the near views, in the published code."""
+
+LOW_MEMORY_BYTES = 10 << 30
+"""Devices with less keep only the network on them that is at work."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How views are drawn.
+
+    Attributes:
+        schedule: see `Schedule`.
+        around: denoising steps of the views around the object.
+        near: of the near views.
+        guidance: see `Zero123Generator.draw`.
+        seed: of the variant.
+    """
+
+    schedule: Schedule
+    around: int
+    near: int
+    guidance: float
+    seed: int
+
+
+QUALITIES = {"draft": 8, "standard": 14, "fine": 25}
+"""Denoising steps of the fast schedule."""
+
+
+class Published:
+    """A `Recipe` on one of the published Zero123s and the published reconstructor.
+
+    Args:
+        zero123: name in the catalogue.
+        device: torch device.
+        low_memory: keep on the device only the network that is at work.
+        compiled: compile Zero123's U-Net.
+        fitted: see `SparseNeuSReconstructor`.
+        input_is_source: see `SparseNeuSReconstructor`.
+
+    Raises:
+        TurnaroundError: `weights.unknown`.
+    """
+
+    def __init__(
+        self,
+        zero123: str,
+        device: str,
+        *,
+        low_memory: bool = False,
+        compiled: bool = False,
+        fitted: bool = False,
+        input_is_source: bool = True,
+    ) -> None:
+        self.zero123, self.sparseneus, self.loftr = find_entry(zero123), find_entry(SPARSENEUS), find_entry(LOFTR)
+        self.device, self.low_memory, self.compiled = device, low_memory, compiled
+        self.fitted, self.input_is_source = fitted, input_is_source
+        self.preview = Networks(device)
+
+    # -------------------------------------------------------------------------------------------------- networks
+
+    @cached_property
+    def generator(self) -> Zero123Generator:
+        """Loaded when first used, as are the others."""
+        folder = weights_folder(self.zero123)
+        return Zero123Generator(folder, self.device, low_memory=self.low_memory, compiled=self.compiled)
+
+    @cached_property
+    def reconstructor(self) -> SparseNeuSReconstructor:
+        """The published SparseNeuS."""
+        [path] = stored_files(self.sparseneus)
+        return SparseNeuSReconstructor(path, self.device, fitted=self.fitted, input_is_source=self.input_is_source)
+
+    @cached_property
+    def matcher(self) -> Matcher:
+        """LoFTR where it is installed, optical flow where not."""
+        return choose_matcher(self._loftr_path(), self.device)
+
+    def _loftr_path(self) -> Path | None:
+        return stored_files(self.loftr)[0] if is_present(self.loftr) else None
+
+    # ------------------------------------------------------------------------------------------------------ stages
+
+    def make(self, picture: NDArray[np.uint8], settings: Settings, seed: int, stages: Stages) -> Made:
+        """See `Recipe`."""
+        progress, sampling = stages.progress, chosen_sampling(settings, seed)
+        if settings.elevation_deg is not None:
+            elevation = Elevation.given(settings.elevation_deg)
+        else:
+            elevation = Elevation.found(self.preview.regress_elevation(picture, stages))
+        fov_deg = settings.fov_deg or FOV_DEG
+
+        progress.begin("Shaping the Preview", (0.05, 0.1))
+        camera = framed_camera(elevation.degrees, 0.0, fov_deg)
+        rough = self.preview.reconstruct(self.preview.source(picture, camera), stages)
+        coarse = self.preview.coarse_mesh(rough, picture, camera)
+        try:
+            progress.begin("Drawing Around", (0.1, 0.25), Preview(mesh=coarse), can_keep=True)
+            views = self.around(picture, camera, ANCHOR_MOVES, sampling, stages)
+            progress.begin("Drawing Near Views", (0.25, 0.35), Preview(views=views.images), can_keep=True)
+            near = self.near(views.images[:1], views.cameras[:1], sampling, stages)
+
+            progress.begin("Finding the Elevation", (0.35, 0.37), can_keep=True)
+            elevation = self.elevation(near, camera, elevation, settings, stages)
+            camera = framed_camera(elevation.degrees, 0.0, fov_deg)
+            views = ViewSet(views.images, moved([camera], ANCHOR_MOVES))
+            near = ViewSet(near.images, moved(views.cameras[:1], NEAR_MOVES))
+
+            progress.begin("Drawing Around", (0.37, 0.5), can_keep=True)
+            ring = self.around(picture, camera, ring_moves(camera), sampling, stages)
+            progress.begin("Drawing Near Views", (0.5, 0.85), Preview(views=ring.images), can_keep=True)
+            views = views + ring
+            near = near + self.near(views.images[1:], views.cameras[1:], sampling, stages)
+        except KeepError:  # the shape that stands in the viewport is the one that is wanted
+            progress.keep.clear()
+            progress.begin("Meshing", (0.88, 1.0))
+            mesh = finish(
+                rough,
+                picture,
+                camera,
+                NO_VIEWS,
+                None,
+                settings=settings,
+                stages=stages,
+                weights=weights_digest(tiny_path("sparseneus")),
+            )
+            return Made(mesh, NO_VIEWS, elevation, camera)
+
+        progress.begin("Building the Shape", (0.85, 0.92), Preview(views=near.images))
+        sources = ViewSet(resampled(picture, SIZE)[None], (camera,)) + near
+        field = self.reconstruct(sources, stages)
+        progress.begin("Meshing", (0.92, 1.0))
+        blend = partial(self.reconstructor.blend, sources, field)
+        weights = entry_digest(self.sparseneus)
+        mesh = finish(
+            field, picture, camera, near, blend, settings=settings, stages=stages, weights=weights, smoothing=0
+        )
+        return Made(mesh, views + near, elevation, camera)
+
+    def around(
+        self, picture: NDArray[np.uint8], camera: Camera, moves: Moves, sampling: Sampling, stages: Stages
+    ) -> ViewSet:
+        """Views of the first stage (section 3.3)."""
+        return self._draw("around", resampled(picture, SIZE)[None], [camera], moves, sampling.around, sampling, stages)
+
+    def near(self, images: NDArray[np.uint8], cameras: Sequence[Camera], sampling: Sampling, stages: Stages) -> ViewSet:
+        """Four views near each of some of the first stage's."""
+        return self._draw("near", snap_white(images), cameras, NEAR_MOVES, sampling.near, sampling, stages)
+
+    def _draw(
+        self,
+        name: str,
+        images: NDArray[np.uint8],
+        cameras: Sequence[Camera],
+        moves: Moves,
+        steps: int,
+        sampling: Sampling,
+        stages: Stages,
+    ) -> ViewSet:
+        targets = moved(cameras, moves)
+
+        def compute() -> dict[str, NDArray[Any]]:
+            from_each = [(image, camera) for image, camera in zip(images, cameras, strict=True) for _ in moves]
+            requests = [
+                ViewRequest(image, camera, target) for (image, camera), target in zip(from_each, targets, strict=True)
+            ]
+            views = self.generator.draw(
+                requests,
+                seed=sampling.seed,
+                steps=steps,
+                guidance=sampling.guidance,
+                progress=stages.progress,
+                schedule=sampling.schedule,
+            )
+            return {"images": views.images}
+
+        # What Zero123 is told: turns alone, and with some weights the picture's own elevation.
+        absolute = [camera.elevation_deg for camera in cameras] if self.zero123.pose == "absolute_polar" else None
+        arrays = stages.run(
+            name,
+            compute,
+            images=images,
+            moves=tuple(moves),
+            absolute=absolute,
+            steps=steps,
+            schedule=sampling.schedule,
+            guidance=sampling.guidance,
+            seed=sampling.seed,
+            weights=entry_digest(self.zero123),
+        )
+        return ViewSet(arrays["images"], targets)
+
+    def elevation(
+        self, near: ViewSet, camera: Camera, regressed: Elevation, settings: Settings, stages: Stages
+    ) -> Elevation:
+        """The artist's; else where the near views agree; else what our regressor read off the picture.
+
+        Args:
+            near: the near views of the first view.
+            camera: that they were drawn about.
+            regressed: the artist's, or the regressor's.
+            settings: of the job.
+            stages: of the job.
+        """
+        if regressed.source == "given" or settings.options.get("elevation_from") == "regression":
+            return regressed
+
+        def compute() -> dict[str, NDArray[Any]]:
+            found = Elevation.found(
+                solve_elevation(self.matcher(near.images), NEAR_MOVES, camera=camera, size=near.images.shape[1])
+            )
+            measured = found.source == "estimated"
+            return {
+                "estimate": np.array([found.degrees, found.spread, measured]),
+                "note": np.frombuffer(found.note.encode(), np.uint8),
+            }
+
+        loftr = self._loftr_path()
+        arrays = stages.run(
+            "elevation",
+            compute,
+            images=near.images,
+            fov=camera.fov_deg,
+            loftr=None if loftr is None else entry_digest(self.loftr),
+        )
+        degrees, spread, measured = arrays["estimate"]
+        if not measured:
+            return regressed
+        return Elevation(float(degrees), float(spread), "estimated", bytes(arrays["note"]).decode())
+
+    def reconstruct(self, sources: ViewSet, stages: Stages) -> SdfField:
+        """The shape that the near views show; the first of `sources` is the picture."""
+
+        def compute() -> dict[str, NDArray[Any]]:
+            return self.reconstructor.reconstruct(sources, progress=stages.progress).arrays()
+
+        arrays = stages.run(
+            "shape",
+            compute,
+            images=sources.images,
+            cameras=sources.cameras,
+            fitted=self.fitted,
+            input_is_source=self.input_is_source,
+            weights=entry_digest(self.sparseneus),
+        )
+        return self.reconstructor.restored(arrays)
+
+
+def chosen_sampling(settings: Settings, seed: int) -> Sampling:
+    """What the quality means, unless the options say otherwise."""
+    options = settings.options
+    guidance = float(options.get("guidance", -1.0))
+    guidance = PUBLISHED_GUIDANCE if guidance < 0 else guidance
+    steps = int(options.get("steps", 0))
+    if options.get("schedule") == "paper":
+        return Sampling("ldm", steps or PAPER_STEPS[0], steps or PAPER_STEPS[1], guidance, seed)
+    steps = steps or QUALITIES[settings.quality]
+    return Sampling("dpmsolver++", steps, steps, guidance, seed)
+
+
+def is_short_of_memory(device: str) -> bool:
+    """Whether a device should hold one network at a time."""
+    info = describe(device)
+    return info.kind != "cpu" and 0 < info.memory_total < LOW_MEMORY_BYTES

@@ -1,0 +1,141 @@
+"""What the two ways to a mesh have in common: the picture that they start from and what they leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.elevation.solve import Estimate, doubt
+from backend.geometry.cameras import Camera
+from backend.geometry.cleanup import clean, decimate
+from backend.geometry.colors import Blend, paint
+from backend.geometry.mesh import Mesh, ViewSet
+from backend.geometry.meshing import extract_surface
+from backend.pipelines.stage import Stages
+from backend.reconstructors.base import Field
+from protocol.messages import Settings
+
+CELLS_PER_SMOOTHING = 12
+"""One pair of Taubin steps for so many cells: enough to take off the stairs of the network's own, coarser lattice."""
+
+
+@dataclass(frozen=True)
+class Elevation:
+    """The elevation that a job works with, in degrees.
+
+    Attributes:
+        degrees: above the horizon.
+        spread: one standard deviation of an estimate.
+        source: where it is from.
+        note: what the artist should know of it, "" if nothing.
+    """
+
+    degrees: float
+    spread: float
+    source: Literal["given", "estimated", "assumed"]
+    note: str = ""
+
+    @classmethod
+    def given(cls, degrees: float) -> Elevation:
+        """The artist's own."""
+        return cls(degrees, 0.0, "given")
+
+    @classmethod
+    def found(cls, estimate: Estimate) -> Elevation:
+        """What was measured, with a word if it is not to be relied on."""
+        return cls(estimate.elevation_deg, estimate.spread_deg, estimate.source, doubt(estimate) or "")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a recipe makes of a picture.
+
+    Attributes:
+        mesh: in the object frame.
+        views: as drawn.
+        elevation: of the picture's camera.
+        camera: of the framed picture.
+    """
+
+    mesh: Mesh
+    views: ViewSet
+    elevation: Elevation
+    camera: Camera
+
+
+class Recipe(Protocol):
+    """The stages from a framed picture to a mesh, with the networks that they need."""
+
+    def make(self, picture: NDArray[np.uint8], settings: Settings, seed: int, stages: Stages) -> Made:
+        """A mesh of the framed picture, uint8 [512, 512, 4]; names its stages through `stages.progress`.
+
+        Raises:
+            TurnaroundError: in words for the artist.
+            CancelledError: the job was cancelled.
+        """
+
+
+def surface(field: Field, cells: int, smoothing: int | None = None) -> Mesh:
+    """The field's zero level without colours, specks removed.
+
+    Args:
+        field: the shape.
+        cells: along the longest side of its cube.
+        smoothing: pairs of Taubin steps; None takes what the grid's fineness asks for.
+    """
+    half = field.half
+    vertices, faces = extract_surface(field.distance, cells, ((-half,) * 3, (half,) * 3))
+    grey = np.full((len(vertices), 4), 255, np.uint8)
+    steps = max(1, cells // CELLS_PER_SMOOTHING) if smoothing is None else smoothing
+    return clean(Mesh(vertices, faces, grey), keep_fraction=0.02, smooth_steps=steps)
+
+
+def finish(
+    field: Field,
+    picture: NDArray[np.uint8],
+    camera: Camera,
+    views: ViewSet,
+    blend: Blend | None,
+    *,
+    settings: Settings,
+    stages: Stages,
+    weights: str,
+    smoothing: int | None = None,
+) -> Mesh:
+    """The result: meshed, cleaned, decimated if asked for, and painted last, so that no colour is lost.
+
+    Args:
+        field: the shape.
+        picture: framed.
+        camera: its camera.
+        views: the drawn views that see the rest.
+        blend: see `paint`; a part of no key, as it follows from the views and the field.
+        settings: resolution and target faces.
+        stages: the job's.
+        weights: digest of those that field and colours depend on.
+        smoothing: see `surface`.
+    """
+
+    def compute() -> dict[str, NDArray[Any]]:
+        shape = surface(field, settings.resolution, smoothing)
+        if settings.target_faces is not None:
+            shape = decimate(shape, settings.target_faces)
+        return vars(paint(shape, picture, camera, views, blend))
+
+    arrays = stages.run(
+        "meshing",
+        compute,
+        field=field.arrays(),
+        picture=picture,
+        camera=camera,
+        views=views.images,
+        cameras=views.cameras,
+        resolution=settings.resolution,
+        target_faces=settings.target_faces,
+        smoothing=smoothing,
+        weights=weights,
+    )
+    return Mesh(arrays["vertices"], arrays["faces"], arrays["colors"])
