@@ -10,18 +10,21 @@ import bpy
 from numpy.typing import NDArray
 
 from . import screen
-from .jobs import Job
+from .jobs import Job, after_drawing
 from .protocol.errors import TurnaroundError
-from .protocol.messages import Result
-from .scene import preview, results, thumbnails
+from .protocol.messages import Imagined, Result
+from .scene import drawn, preview, results, thumbnails
 
 log = logging.getLogger(__name__)
 
 
 def must_wait(job: Job) -> bool:
-    """Whether this is no moment to change the scene: she is editing, so that undo is not ours, or a render reads it."""
+    """Whether this is no moment to change the scene: she is editing, so that undo is not ours, or a render reads it.
+
+    A picture that was drawn needs no step of undo: its mesh is on its way meanwhile.
+    """
     active = results.view_layer(_scene(job)).objects.active
-    if active is not None and active.mode != "OBJECT":
+    if job.imagine is None and active is not None and active.mode != "OBJECT":
         job.waits_for = "Done: Leave " + active.mode.replace("_", " ").title() + " Mode to See It"
     elif bpy.app.is_job_running("RENDER"):
         job.waits_for = "Done: Waiting for the Render"
@@ -50,6 +53,23 @@ def deliver(job: Job, message: Result, arrays: Mapping[str, NDArray[Any]]) -> Tu
     screen.show_colors()
     screen.push_undo(job.undo)
     return problem
+
+
+def deliver_picture(job: Job, message: Imagined, arrays: Mapping[str, NDArray[Any]]) -> Job:
+    """Makes the picture that was drawn the source, as one step of undo; returns the job that goes on from there.
+
+    Raises:
+        TurnaroundError: `result.invalid`, `picture.form`, `picture.small`, `picture.transparent`.
+    """
+    if "picture" not in arrays:
+        raise TurnaroundError("result.invalid", "The backend sent no picture.", "Generate again.")
+    image = drawn.keep(message.report, arrays["picture"])
+    scene = _scene(job)
+    scene.turnaround.picture = image
+    active = results.view_layer(scene).objects.active
+    if active is None or active.mode == "OBJECT":  # the undo history of another mode is not ours
+        screen.push_undo("Draw Picture")
+    return after_drawing(job, image, message.report)
 
 
 def show_preview(job: Job, arrays: Mapping[str, NDArray[Any]]) -> None:

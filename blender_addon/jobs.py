@@ -12,29 +12,32 @@ import bpy
 import msgspec
 from numpy.typing import NDArray
 
-from . import engines
+from . import engines, painters
 from .properties import RESOLUTIONS
 from .protocol.errors import TurnaroundError
-from .protocol.messages import Event, Settings
-from .protocol.validation import check_settings
-from .scene import images
+from .protocol.messages import Event, Imagine, PictureReport, Settings
+from .protocol.validation import check_engine, check_imagine, check_settings
+from .scene import drawn, images
 from .scene.cameras import picture_view
 from .scene.results import Wish, in_the_way
 from .scene.stamps import Stamp, stamp_of, variants_of
 
 SAME_ELEVATION_DEG = 0.05
 """An elevation that differs by less was not touched by the artist."""
+DRAWN_SIZE = (512, 512)
+"""Of a picture that is not drawn yet, until its true size is known: painters draw squares."""
 
 
 @dataclass
 class Job:
-    """One job from its request to its end.
+    """One job from its request to its end; with a text, first the backend's job of drawing, then that of meshing.
 
     Attributes:
         pipeline: the engine's name.
         settings: what is asked of it.
-        picture: uint8 [H, W, 4]; None where `picture_of` names a job whose picture is meant.
+        picture: uint8 [H, W, 4]; None where `picture_of` names a job whose picture is meant, or it is to be drawn.
         picture_of: see there.
+        imagine: the picture that is to be drawn first; None once it is there.
         wish: how the results are to stand.
         scene: name of the scene that they go to.
         undo: what the undo history calls each result.
@@ -57,6 +60,7 @@ class Job:
     scene: str
     undo: str
     picture_of: str | None = None
+    imagine: Imagine | None = None
     request: str = ""
     id: str = ""
     queue_position: int = 0
@@ -120,41 +124,74 @@ def generation(context: bpy.types.Context) -> Job:
     """The job that Generate starts.
 
     Raises:
-        TurnaroundError: no picture, one that cannot be used, no camera, or a setting out of bounds.
+        TurnaroundError: no picture or one that cannot be used, no text or nothing to draw it with, an engine without
+            weights, no camera, or a setting out of bounds.
     """
     scene = context.scene
     chosen = scene.turnaround
-    picture = picture_of(context)
-    if picture is None:
-        raise TurnaroundError(
-            "picture.missing", "There is no picture to work from.", "Open one under Picture.", field="picture"
-        )
-    pixels = images.read(picture)
-    size = (pixels.shape[1], pixels.shape[0])
-    group = uuid.uuid4().hex
+    imagine, picture, pixels, size = None, None, None, DRAWN_SIZE
+    if chosen.source == "TEXT":
+        imagine = _imagination(scene)
+        name = called = drawn.name_of(imagine.prompt) or "Text"
+    else:
+        picture = picture_of(context)
+        if picture is None:
+            raise TurnaroundError(
+                "picture.missing", "There is no picture to work from.", "Open one under Picture.", field="picture"
+            )
+        pixels = images.read(picture)
+        size = (pixels.shape[1], pixels.shape[0])
+        called = picture.name
+        name = called.rsplit(".", 1)[0] or called
     match_camera = chosen.placement == "CAMERA"
     if match_camera:
         picture_view(scene, size)  # better to say now than after the work that there is no camera
     wish = Wish(
-        name=picture.name.rsplit(".", 1)[0] or picture.name,
-        picture=picture.name,
+        name=name,
+        picture=called,
         size=size,
-        group=group,
+        group=uuid.uuid4().hex,
         cursor=tuple(scene.cursor.location),
         height=chosen.height,
         match_camera=match_camera,
         stacked=match_camera or chosen.layout == "STACK",
+        drawn=drawn.report_of(picture),
     )
-    engine = engines.chosen(scene)
+    settings, engine = check_settings(_settings(scene, size)), engines.chosen(scene)
+    if engine is not None:
+        check_engine(engine.name, settings, engines.offered())
     return Job(
         pipeline=engine.name if engine else chosen.engine_name,
-        settings=check_settings(_settings(scene, size)),
+        settings=settings,
         picture=pixels,
         wish=wish,
         scene=scene.name,
-        undo="Generate from Image",
+        undo="Generate from Text" if imagine else "Generate from Image",
+        imagine=imagine,
         in_the_way="" if match_camera else in_the_way(scene, scene.cursor.location, chosen.height or 1.0),
     )
+
+
+def _imagination(scene: bpy.types.Scene) -> Imagine:
+    chosen = scene.turnaround
+    painter = painters.chosen(scene)
+    imagine = Imagine(
+        request=uuid.uuid4().hex,
+        prompt=chosen.prompt,
+        negative_prompt=chosen.negative_prompt,
+        single_object=chosen.single_object,
+        seed=chosen.seed,
+        painter=painter.name if painter else "",
+    )
+    offered = painters.offered()
+    return imagine if offered is None else check_imagine(imagine, offered)
+
+
+def after_drawing(job: Job, image: bpy.types.Image, report: PictureReport) -> Job:
+    """The job of meshing the picture that was drawn for it; raises as `images.read`."""
+    pixels = images.read(image)
+    wish = replace(job.wish, picture=image.name, size=(pixels.shape[1], pixels.shape[0]), drawn=report)
+    return Job(job.pipeline, job.settings, pixels, wish, job.scene, job.undo, in_the_way=job.in_the_way)
 
 
 def _settings(scene: bpy.types.Scene, size: tuple[int, int]) -> Settings:
@@ -222,6 +259,7 @@ def _wish_like(obj: bpy.types.Object, stamp: Stamp) -> Wish:
         cursor=tuple(obj.matrix_world.translation),
         height=max(heights) - min(heights) if stamp.scale != 1.0 else 0.0,
         match_camera=stamp.overlap is not None,
+        drawn=stamp.drawn,
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import bpy
 
-from .operators.generate import TURNAROUND_OT_generate
+from .operators.generate import TURNAROUND_OT_generate, label
 
 
 def _draw(menu: bpy.types.Menu, context: bpy.types.Context) -> None:
     menu.layout.separator()
-    menu.layout.operator(TURNAROUND_OT_generate.bl_idname)
+    menu.layout.operator(TURNAROUND_OT_generate.bl_idname, text=label(context))
 
 
 def register() -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from .jobs import Job
 from .protocol.connection import alive
-from .protocol.messages import Settings
+from .protocol.messages import Imagine, Settings
 from .scene.results import Wish
 
 LARGEST = 1 << 20
@@ -25,17 +25,19 @@ class Pending(msgspec.Struct, kw_only=True):
     wish: Wish
     scene: str
     undo: str
+    imagine: Imagine | None = None
 
     def job(self) -> Job:
         """The job to go on with."""
-        return Job(self.pipeline, self.settings, None, self.wish, self.scene, self.undo, id=self.id)
+        return Job(
+            self.pipeline, self.settings, None, self.wish, self.scene, self.undo, imagine=self.imagine, id=self.id
+        )
 
 
 def remember(folder: Path, job: Job) -> None:
     """Writes down the job that this Blender waits for; a full disk costs only that."""
-    pending = Pending(
-        id=job.id, pipeline=job.pipeline, settings=job.settings, wish=job.wish, scene=job.scene, undo=job.undo
-    )
+    fields = {name: getattr(job, name) for name in Pending.__struct_fields__}
+    pending = Pending(**fields)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _file(folder, os.getpid()).write_bytes(msgspec.json.encode(pending))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import bpy
-from bpy.props import EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 from bpy.types import PropertyGroup
 
-from . import engines
+from . import engines, painters
+from .protocol.messages import SINGLE_OBJECT
 from .scene import thumbnails
 
 RESOLUTIONS = {"DRAFT": 64, "STANDARD": 128, "FINE": 192}
@@ -24,6 +25,27 @@ def _show_picture(settings: PropertyGroup, context: bpy.types.Context) -> None:
 class TURNAROUND_PG_settings(PropertyGroup):
     """Settings of the next job, kept with the scene."""
 
+    source: EnumProperty(
+        name="Source",
+        description="What the mesh is made from",
+        items=[
+            ("PICTURE", "Picture", "A picture that is there"),
+            ("TEXT", "Text", "A picture that is drawn from a text first"),
+        ],
+    )
+    prompt: StringProperty(
+        name="Prompt", description="What to draw, in English: a blue mug with a thin handle", maxlen=1000
+    )
+    negative_prompt: StringProperty(name="Avoid", description="What the picture shall not show", maxlen=1000)
+    single_object: BoolProperty(name="Single Object", description=f"Add to the prompt: {SINGLE_OBJECT}", default=True)
+    painter_name: StringProperty(options={"HIDDEN"})
+    painter: EnumProperty(
+        name="Painter",
+        description="What draws the picture",
+        items=painters.items,
+        get=painters.chosen_number,
+        set=painters.choose_number,
+    )
     picture: PointerProperty(
         name="Picture",
         description="The picture to work from; it may be unsaved, packed or painted",

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import bpy
 
-from . import delivery, engines, pending, screen
+from . import delivery, engines, painters, pending, screen
 from .installation import Installation
 from .jobs import Job, with_its_picture
 from .link import Link, State
 from .protocol.client import Client
 from .protocol.errors import TurnaroundError
-from .protocol.messages import Accepted, Cancel, Cancelled, Event, Failed, Result, Welcome
+from .protocol.messages import Accepted, Cancel, Cancelled, Event, Failed, Imagined, Result, Welcome
 from .scene import preview
 from .settings import own_folder
 
@@ -224,13 +224,14 @@ class Session:
         seen: dict = {}
         while self._inbox and time.perf_counter() < deadline:
             message, arrays = self._inbox[0]
-            if isinstance(message, Result) and self._is_ours(message.job) and delivery.must_wait(self.job):
+            finished = isinstance(message, (Result, Imagined)) and self._is_ours(message.job)
+            if finished and delivery.must_wait(self.job):
                 break
             self._inbox.popleft()
             if isinstance(message, Event) and arrays and self._is_ours(message.job):
                 seen = preview.merged(seen, arrays)
             self._receive(message, arrays)
-            if isinstance(message, Result):
+            if finished:
                 seen = {}
                 break  # one result a tick
         if seen and self.job is not None:
@@ -256,6 +257,7 @@ class Session:
         match message:
             case Welcome():
                 engines.offer(message.pipelines)
+                painters.offer(message.painters)
             case Accepted() if job is not None and message.request == job.request:
                 job.id, job.queue_position = message.job, message.queue_position
                 pending.remember(own_folder(create=True), job)
@@ -263,6 +265,8 @@ class Session:
                 job.event, job.event_time = message, time.monotonic()
             case Result() if job is not None and message.job == job.id:
                 self._take(job, message, arrays)
+            case Imagined() if job is not None and message.job == job.id:
+                self._go_on(job, message, arrays)
             case Cancelled() if self._is_ours(message.job):
                 self._end_job()
             case Failed():
@@ -272,9 +276,12 @@ class Session:
         return self.job is not None and bool(job) and job == self.job.id
 
     def _submit(self, job: Job, client: Client) -> None:
-        job.request = client.submit(
-            job.pipeline, job.settings, job.picture, picture_of=job.picture_of, label=job.wish.picture
-        )
+        if job.imagine is not None:
+            job.request = client.imagine(job.imagine)
+        else:
+            job.request = client.submit(
+                job.pipeline, job.settings, job.picture, picture_of=job.picture_of, label=job.wish.picture
+            )
         self.job = job
 
     def _failed(self, message: Failed) -> None:
@@ -311,6 +318,14 @@ class Session:
             self.fail(problem)
         if message.index == message.count - 1:
             self._end_job()
+
+    def _go_on(self, job: Job, message: Imagined, arrays: dict) -> None:
+        """From the picture that was drawn to its meshes, unless Cancel was pressed just then."""
+        client = self.link.client
+        following = delivery.deliver_picture(job, message, arrays)
+        self._end_job()
+        if client is not None and not job.cancelling:
+            self._submit(following, client)
 
     def redraw(self) -> None:
         """Has the panels drawn again, if what they show has changed."""
@@ -386,3 +401,4 @@ def unregister() -> None:
         _current.close()
         _current = None
     engines.withdraw()
+    painters.withdraw()

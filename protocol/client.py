@@ -124,9 +124,9 @@ class Client:
         )
         return self._ask(message, arrays)
 
-    def imagine(self, prompt: str, **wanted: Any) -> str:
-        """Asks for a picture from a text; as `submit`. `wanted` are the other fields of `Imagine`."""
-        return self._ask(Imagine(request=uuid.uuid4().hex, prompt=prompt, **wanted), {})
+    def imagine(self, message: Imagine) -> str:
+        """Asks for a picture from a text, as `submit` does for meshes; returns the message's own request id."""
+        return self._ask(message, {})
 
     def attach(self, job: str, last_seen: int = 0) -> str:
         """Follows a job from an earlier connection; returns the id to follow it by."""

@@ -21,9 +21,6 @@ from protocol.messages import Cancelled, Event, Imagine, Imagined, PainterInfo, 
 from .console import Bar, cancel_on_interrupt
 from .job import Job, Variant
 
-NOT_ASKED = {"request", "arrays"}
-"""Fields of a message that the client fills in itself."""
-
 
 class Remote:
     """The pipelines and painters of a running backend.
@@ -75,10 +72,8 @@ class Remote:
 
     def imagine(self, request: Imagine, bar: Bar) -> Painting:
         """The picture; raises like `run`."""
-        asked = {name: getattr(request, name) for name in request.__struct_fields__ if name not in NOT_ASKED}
-        ((message, arrays),) = [
-            r for r in self._follow(self._client.imagine(**asked), bar) if isinstance(r[0], Imagined)
-        ]
+        followed = self._follow(self._client.imagine(request), bar)
+        ((message, arrays),) = [(m, a) for m, a in followed if isinstance(m, Imagined)]
         return Painting(np.asarray(arrays["picture"], np.uint8), message.report)
 
     def _follow(self, request: str, bar: Bar, *, several: bool = False) -> Iterator[Received]:

@@ -7,20 +7,29 @@ from collections.abc import Callable
 
 import bpy
 
-from .. import jobs, session
+from .. import jobs, painters, session
 from ..protocol.errors import TurnaroundError
 
 
 class TURNAROUND_OT_generate(bpy.types.Operator):
-    """Make a coloured mesh from the picture"""
+    """Make a coloured mesh from the picture, or from one that is drawn from the text first"""
 
     bl_idname = "turnaround.generate"
     bl_label = "Generate from Image"
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        """Whether there is a picture and nothing else runs."""
+        """Whether there is a source and nothing else runs."""
         if not idle(cls):
+            return False
+        if context.scene.turnaround.source == "TEXT":
+            problem = painters.problem()
+            if problem is not None:
+                cls.poll_message_set(problem.sentence)
+            elif not context.scene.turnaround.prompt.strip():
+                cls.poll_message_set("Write what to draw first")
+            else:
+                return True
             return False
         if jobs.picture_of(context) is None:
             cls.poll_message_set("Choose a picture first")
@@ -30,6 +39,11 @@ class TURNAROUND_OT_generate(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Starts the job; its results arrive by the timer."""
         return begin(self, lambda: jobs.generation(context))
+
+
+def label(context: bpy.types.Context) -> str:
+    """What the button for Generate says."""
+    return f"Generate from {'Text' if context.scene.turnaround.source == 'TEXT' else 'Image'}"
 
 
 class TURNAROUND_OT_cancel(bpy.types.Operator):

@@ -6,11 +6,12 @@ import math
 
 import bpy
 
-from .. import engines, session
+from .. import engines, painters, session
 from ..installation import Installation
 from ..jobs import Job, picture_of
+from ..operators.generate import label
 from ..protocol.errors import TurnaroundError
-from ..scene import images, thumbnails
+from ..scene import drawn, images, thumbnails
 from ..scene.stamps import stamp_of
 from . import widgets
 
@@ -37,7 +38,11 @@ class Generate:
         layout.use_property_split = True
         layout.use_property_decorate = False
         settings = context.scene.turnaround
-        _draw_picture(layout, context, settings)
+        widgets.choices(layout, settings, "source")
+        if settings.source == "TEXT":
+            _draw_text(layout, context, settings)
+        else:
+            _draw_picture(layout, context, settings)
         _draw_camera(layout, context, settings)
         engine = engines.chosen(context.scene)
         if engine is not None:  # a backend that has not run yet has told of none
@@ -57,7 +62,7 @@ class Generate:
         else:
             button = layout.row()
             button.scale_y = 1.6
-            button.operator("turnaround.generate")
+            button.operator("turnaround.generate", text=label(context))
 
 
 def _draw_set_up(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
@@ -82,6 +87,30 @@ def _draw_left_over(layout: bpy.types.UILayout, context: bpy.types.Context, job:
     row.operator("turnaround.forget_result")
 
 
+def _draw_text(layout: bpy.types.UILayout, context: bpy.types.Context, settings: bpy.types.PropertyGroup) -> None:
+    problem = painters.problem()
+    if problem is not None:  # nothing to write for
+        box = layout.box()
+        widgets.wrapped(box, context, problem.sentence, icon="INFO")
+        widgets.wrapped(box, context, problem.hint)
+        return
+    column = layout.column()
+    column.use_property_split = False
+    column.prop(settings, "prompt", text="", placeholder="A blue mug")
+    picture = settings.picture
+    report = drawn.report_of(picture)
+    if picture is not None and report is not None and report.prompt == settings.prompt:
+        _draw_thumbnail(column, picture)
+        _draw_warnings(column, context, picture)
+    layout.prop(settings, "single_object")
+    layout.prop(settings, "negative_prompt")
+    painter = painters.chosen(context.scene)
+    if len(painters.ready()) > 1:
+        layout.prop(settings, "painter")
+    if painter is not None and painter.commercial in {"no", "conditions"}:
+        widgets.wrapped(layout, context, painters.licence_line(painter), icon="INFO")
+
+
 def _draw_picture(layout: bpy.types.UILayout, context: bpy.types.Context, settings: bpy.types.PropertyGroup) -> None:
     picture = picture_of(context)
     column = layout.column()
@@ -94,16 +123,27 @@ def _draw_picture(layout: bpy.types.UILayout, context: bpy.types.Context, settin
             column.label(text=f"Or the open one: {picture.name}")
     if picture is None:
         return
-    icon = thumbnails.icon(picture.name) or (picture.preview.icon_id if picture.preview is not None else 0)
-    if icon:
-        column.template_icon(icon_value=icon, scale=5.0)
+    _draw_thumbnail(column, picture)
     problem = size_problem(picture)
     if problem is not None:
         widgets.wrapped(column, context, problem.sentence, icon="ERROR")
-    stamp = stamp_of(context.active_object)
+    _draw_warnings(column, context, picture)
+
+
+def _draw_thumbnail(layout: bpy.types.UILayout, picture: bpy.types.Image) -> None:
+    icon = thumbnails.icon(picture.name) or (picture.preview.icon_id if picture.preview is not None else 0)
+    if icon:
+        layout.template_icon(icon_value=icon, scale=5.0)
+
+
+def _draw_warnings(layout: bpy.types.UILayout, context: bpy.types.Context, picture: bpy.types.Image) -> None:
+    """What is wrong with a picture, told by the painter that drew it and the engine that has looked at it."""
+    report, stamp = drawn.report_of(picture), stamp_of(context.active_object)
+    warnings = list(report.warnings) if report is not None else []
     if stamp is not None and stamp.picture == picture.name:
-        for warning in stamp.report.warnings:
-            widgets.wrapped(column, context, warning, icon="ERROR")
+        warnings += stamp.report.warnings
+    for warning in warnings:
+        widgets.wrapped(layout, context, warning, icon="ERROR")
 
 
 def size_problem(picture: bpy.types.Image) -> TurnaroundError | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from .. import engines, session
+from .. import engines, painters, session
 from ..scene.stamps import stamp_of, variants_of
 from . import widgets
 
@@ -37,6 +37,10 @@ class Result:
         if engine is not None:  # a backend that has not run yet has not told its name
             story = f"{engine.label}, {story[0].lower()}{story[1:]}"
         widgets.wrapped(column, context, story)
+        if stamp.drawn is not None:
+            widgets.wrapped(column, context, f'"{stamp.drawn.prompt}", drawn by {stamp.drawn.label}')
+            if stamp.drawn.commercial != "yes":
+                widgets.wrapped(column, context, painters.licence_line(stamp.drawn))
 
         fields = layout.column(align=True)
         fields.use_property_split = True

@@ -12,7 +12,7 @@ from mathutils import Vector
 from numpy.typing import NDArray
 
 from ..protocol.errors import TurnaroundError
-from ..protocol.messages import Result
+from ..protocol.messages import PictureReport, Result
 from . import images, materials, meshes, placement
 from .cameras import picture_view
 from .stamps import Stamp, pack_matte, stamp_of, variants_of
@@ -36,6 +36,7 @@ class Wish:
         height: metres, 0 as it comes.
         match_camera: cover the subject in the picture instead of standing at the cursor.
         stacked: variants in one place with one visible, instead of side by side.
+        drawn: how the picture was drawn, if that was from a text.
         replaces: `session_uid` of the object whose mesh this is a new version of, or None.
     """
 
@@ -47,6 +48,7 @@ class Wish:
     height: float = 0.0
     match_camera: bool = False
     stacked: bool = False
+    drawn: PictureReport | None = None
     replaces: int | None = None
 
 
@@ -79,6 +81,7 @@ def add(message: Result, arrays: Mapping[str, NDArray[Any]], wish: Wish, scene: 
         matte=pack_matte(cutout) if cutout is not None else pack_matte(np.zeros((1, 1, 4), np.uint8)),
         scale=base.scale,
         bottom=base.bottom,
+        drawn=wish.drawn,
     )
     obj = _replace(target, mesh) if target is not None else _stand(mesh, message, wish, scene)
     stamp.views = _keep_views(obj.name, arrays, target)

@@ -9,7 +9,7 @@ import bpy
 import msgspec
 import numpy as np
 
-from ..protocol.messages import Report
+from ..protocol.messages import PictureReport, Report
 from .meshes import Base
 from .silhouettes import Mask
 
@@ -35,6 +35,7 @@ class Stamp(msgspec.Struct, kw_only=True):
         scale: see `Base`.
         bottom: see `Base`.
         views: name of the contact sheet's datablock.
+        drawn: how the picture was drawn, if that was from a text.
         overlap: intersection over union with the subject since *Match Camera*; None while it stands elsewhere.
     """
 
@@ -48,6 +49,7 @@ class Stamp(msgspec.Struct, kw_only=True):
     scale: float
     bottom: float
     views: str = ""
+    drawn: PictureReport | None = None
     overlap: float | None = None
 
     @property

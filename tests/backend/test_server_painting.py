@@ -1,5 +1,7 @@
 """Pictures from text through a real gateway and a real worker process."""
 
+import uuid
+
 import numpy as np
 import pytest
 import tiny_stable_diffusion
@@ -29,6 +31,10 @@ def client(backend):
         yield client
 
 
+def imagine(client, prompt="a mug", **wanted):
+    return client.imagine(Imagine(request=uuid.uuid4().hex, prompt=prompt, **wanted))
+
+
 def painted(client, request):
     """The job's id, its picture and its report."""
     ((message, arrays),) = [(m, a) for m, a in client.follow(request) if isinstance(m, Imagined)]
@@ -37,13 +43,13 @@ def painted(client, request):
 
 def fails(client, prompt="a mug", **wanted):
     with pytest.raises(TurnaroundError) as caught:
-        list(client.follow(client.imagine(prompt, **wanted)))
+        list(client.follow(imagine(client, prompt, **wanted)))
     return caught.value
 
 
 def test_a_picture_from_prompt_to_pixels(client):
     assert [(info.name, info.ready) for info in client.welcome.painters] == [("dry", False), ("brush", True)]
-    request = client.imagine("a mug", seed=7, negative_prompt="red")
+    request = imagine(client, "a mug", seed=7, negative_prompt="red")
     received = list(client.follow(request))
     assert isinstance(received[0].message, Accepted)
     events = [m for m, _ in received if isinstance(m, Event)]
@@ -63,7 +69,7 @@ def test_a_picture_from_prompt_to_pixels(client):
 
 
 def test_a_mesh_is_made_from_a_picture_that_the_backend_drew(client):
-    job, picture, _ = painted(client, client.imagine("a mug", seed=9))
+    job, picture, _ = painted(client, imagine(client, "a mug", seed=9))
     request = client.submit("fake", Settings(), picture_of=job)
     (arrays,) = [a for m, a in client.follow(request) if isinstance(m, Result)]
     np.testing.assert_array_equal(arrays["vertices"][0], picture[0, 0, :3])
@@ -89,7 +95,7 @@ def test_what_cannot_be_painted_is_said(client):
 
 
 def test_cancel_stops_the_painter_and_its_picture_is_no_source(client):
-    request = client.imagine("slow", steps=200)
+    request = imagine(client, "slow", steps=200)
     seen = []
     until(lambda: seen.extend(client.wait(0.1)) or any(isinstance(m, Event) and m.step > 0 for m, _ in seen))
     client.cancel(request)
@@ -99,18 +105,18 @@ def test_cancel_stops_the_painter_and_its_picture_is_no_source(client):
     with pytest.raises(TurnaroundError) as caught:
         list(client.follow(client.submit("fake", Settings(), picture_of=seen[-1].message.job)))
     assert caught.value.code == "job.forgotten"
-    assert painted(client, client.imagine("a mug"))[1].any()
+    assert painted(client, imagine(client, "a mug"))[1].any()
 
 
 def test_a_painter_that_dies_is_started_once_more(client):
-    received = list(client.follow(client.imagine("crash_once")))
+    received = list(client.follow(imagine(client, "crash_once")))
     assert "Starting Again" in [m.stage for m, _ in received if isinstance(m, Event)]
     assert isinstance(received[-1].message, Imagined)
     assert fails(client, "crash").code == "worker.crashed"
 
 
 def test_the_same_request_is_one_job_and_its_picture_can_be_fetched_later(client, backend):
-    request = client.imagine("a mug", seed=3)
+    request = imagine(client, "a mug", seed=3)
     job, picture, report = painted(client, request)
     with backend.client() as other:
         other.connect()
@@ -131,8 +137,8 @@ def test_pictures_and_what_waits_survive_a_backend_that_is_killed(tmp_path, monk
     backend.start()
     with backend.client() as client:
         client.connect()
-        job, picture, _ = painted(client, client.imagine("a mug"))
-        running, waiting = client.imagine("slow", steps=100), client.imagine("a jug", seed=5)
+        job, picture, _ = painted(client, imagine(client, "a mug"))
+        running, waiting = imagine(client, "slow", steps=100), imagine(client, "a jug", seed=5)
         until(lambda: client.wait(0.1) and client.followed[waiting].job and client.followed[running].last_seen > 4)
         backend.kill()
         backend.start()
@@ -155,7 +161,7 @@ def test_a_checkpoint_that_is_installed_while_the_backend_runs_paints_at_once(tm
         (tmp_path / "weights").mkdir()
         folder.rename(tmp_path / "weights" / "tiny-letters")
         until(lambda: client.wait(0.1) and any(info.ready for info in client.welcome.painters))
-        _, picture, report = painted(client, client.imagine("a mug", steps=4))
+        _, picture, report = painted(client, imagine(client, "a mug", steps=4))
         assert picture.shape == (tiny_stable_diffusion.SIDE, tiny_stable_diffusion.SIDE, 4)
         assert picture[..., :3].std() > 5.0
         assert (report.painter, report.steps, report.device) == ("tiny-letters", 4, "cpu")

@@ -1,4 +1,5 @@
 """Somebody else's engine, as a package of its own adds one: boxes in the colours of the picture, at once or slowly.
+And a painter, whose pictures have one thing on them, in a colour of the seed's.
 
 It does no more than is needed to drive the add-on through everything that a job can do: stages from the cache,
 previews, *Keep This One*, cancel, variants, failures, and a worker that dies.
@@ -12,13 +13,23 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from backend.generators.text.base import Painting
 from backend.geometry.cameras import project
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.pipelines.registry import Output, Request
 from backend.pipelines.stage import KeepError, Preview, Progress, StageCache, Stages
 from backend.preparation.framing import framed_camera
 from protocol.errors import TurnaroundError
-from protocol.messages import Framing, OptionSpec, PipelineInfo, Report, ViewCamera
+from protocol.messages import (
+    Framing,
+    Imagine,
+    OptionSpec,
+    PainterInfo,
+    PictureReport,
+    PipelineInfo,
+    Report,
+    ViewCamera,
+)
 
 SIZE = 64
 BOXES = (((-0.3, -0.05, -0.4), (-0.1, 0.05, 0.4)), ((-0.3, -0.05, -0.4), (0.3, 0.05, -0.2)))
@@ -108,4 +119,42 @@ class Boxes:
         """Holds nothing."""
 
 
+class Brush:
+    """Paints a rectangle on white; "slow" takes its time and "badly" fails."""
+
+    def info(self) -> PainterInfo:
+        """How it presents itself."""
+        return PainterInfo(name="brush", label="Brush", licence="CC-BY-NC-4.0", commercial="no")
+
+    def paint(self, request: Imagine, *, device: str, cache: StageCache, progress: Progress) -> Painting:
+        """The rectangle."""
+        progress.begin("Painting", (0.0, 1.0))
+        steps = 200 if request.prompt == "slow" else 4
+        for step in range(1, steps + 1):
+            progress.step(step, steps)
+            time.sleep(0.05)
+        if request.prompt == "badly":
+            raise TurnaroundError("brush.badly", "The brush fell over.", "Pick it up.")
+        picture = np.full((96, 96, 4), 255, np.uint8)
+        picture[16:-16, 24:-24, :3] = 200, 90, request.seed % 256
+        info = self.info()
+        report = PictureReport(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            single_object=request.single_object,
+            seed=request.seed,
+            steps=steps,
+            painter=info.name,
+            label=info.label,
+            licence=info.licence,
+            commercial=info.commercial,
+            warnings=("The brush is dry.",),
+        )
+        return Painting(picture, report)
+
+    def free(self) -> None:
+        """Holds nothing."""
+
+
 PIPELINE = Boxes()
+PAINTER = Brush()
