@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tiny_stable_diffusion
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from backend.cli import app
 from backend.generators.text import registry
 from backend.pipelines.stage import CancelledError, Progress, StageCache
 from protocol.errors import TurnaroundError
@@ -29,6 +31,11 @@ def folder(checkpoint, tmp_path, monkeypatch):
     """The checkpoint installed: a copy of it, to be damaged."""
     monkeypatch.setenv("TURNAROUND_WEIGHTS", str(tmp_path))
     return shutil.copytree(checkpoint, tmp_path / NAME)
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory):
+    return tiny_stable_diffusion.save_xl(tmp_path_factory.mktemp("larger") / NAME)
 
 
 def request(**wanted):
@@ -55,6 +62,27 @@ def test_it_paints_what_diffusers_paints(folder):
     report = painting.report
     assert (report.prompt, report.negative_prompt, report.seed, report.steps) == ("a mug", "red", 7, 3)
     assert (report.painter, report.licence, report.commercial) == (NAME, "", "unknown")
+
+
+def test_stable_diffusion_xl_paints_too(larger, monkeypatch):
+    monkeypatch.setenv("TURNAROUND_WEIGHTS", str(larger.parent))
+    picture = paint(seed=7, guidance=5.0).picture
+    generator = torch.Generator("cpu").manual_seed(7)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(larger)
+    expected = pipeline("a mug", num_inference_steps=3, guidance_scale=5.0, generator=generator, output_type="np")
+    np.testing.assert_allclose(picture[..., :3], expected.images[0] * 255.0, atol=0.51)
+
+
+def test_a_checkpoint_that_was_imported_paints_under_its_licence(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("TURNAROUND_WEIGHTS", str(tmp_path))
+    painter = registry.painters()["stable-diffusion-1-5"]
+    assert not painter.info().ready
+    done = CliRunner().invoke(app, ["models", "import", "stable-diffusion-1-5", str(checkpoint)])
+    assert done.exit_code == 0, done.output
+    assert painter.info().ready
+    report = painter.paint(request(), device="cpu", cache=StageCache(), progress=Progress()).report
+    assert (report.label, report.commercial) == ("Stable Diffusion 1.5", "conditions")
+    assert "RAIL" in report.licence
 
 
 def test_everything_that_is_asked_counts_and_nothing_else(folder):
@@ -164,7 +192,7 @@ def test_a_damaged_checkpoint_is_one_sentence(folder, damage, code):
 
 def test_only_checkpoints_that_paint_are_offered(folder):
     root = folder.parent
-    (root / "a name with spaces").mkdir()
+    shutil.copytree(folder, root / ".half-installed")
     shutil.copytree(folder, root / "with spaces in it")
     (root / "other").mkdir()
     (root / "other" / "model_index.json").write_text(json.dumps({"_class_name": "StableVideoDiffusionPipeline"}))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from backend.generators.text.base import Painting
 from backend.generators.text.loading import load_pipeline, pipeline_class, silence
 from backend.pipelines.stage import Progress, StageCache, Stages, digest
-from backend.weights.store import WeightsEntry, catalogue, is_present, weights_folder
+from backend.weights.store import WeightsEntry, catalogue, is_present, weights_folder, weights_root
 from protocol.errors import TurnaroundError
 from protocol.messages import Imagine, PainterInfo, PictureReport
 
@@ -27,8 +27,8 @@ WORKING_BYTES = 2 << 30
 """What a GPU needs beside the weights for a picture of the painter's own size."""
 
 
-NAME = r"[A-Za-z0-9_.-]{1,128}"
-"""Folders called otherwise cannot be named in a message."""
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
+"""Folders called otherwise are being installed, or cannot be named in a message."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def painters() -> dict[str, StableDiffusion]:
     """The catalogue's painters, installed or not, then what other checkpoints are in the weights folder."""
     entries = {entry.name: entry for entry in catalogue()}
     found = {name: weights_folder(entry) for name, entry in entries.items() if entry.pipeline == PIPELINE}
-    root = next(weights_folder(entry).parent for entry in entries.values() if not entry.shipped)
+    root = weights_root()
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
         if folder.name not in entries and re.fullmatch(NAME, folder.name) and pipeline_class(folder):
             found[folder.name] = folder
