@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from collections.abc import Callable, Mapping
@@ -172,8 +173,8 @@ def openai_visual(
     return result
 
 
-def zero123_state(*, average: bool = True, base: int = 32) -> dict[str, Tensor]:
-    """The `state_dict` of a small Zero123 as its training saves it."""
+@functools.cache
+def _zero123_state(average: bool, base: int) -> dict[str, Tensor]:
     unet = ldm_unet(base, 32)
     parts = {
         "model.diffusion_model.": unet,
@@ -190,6 +191,11 @@ def zero123_state(*, average: bool = True, base: int = 32) -> dict[str, Tensor]:
             state[flat] = fill(flat, tuple(state[f"model.diffusion_model.{name}"].shape))
         state |= {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(5)}
     return state
+
+
+def zero123_state(*, average: bool = True, base: int = 32) -> dict[str, Tensor]:
+    """The `state_dict` of a small Zero123 as its training saves it."""
+    return dict(_zero123_state(average, base))
 
 
 def save_zero123(

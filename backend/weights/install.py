@@ -104,7 +104,7 @@ def install(
             _convert(entry, downloads, step)
         except TurnaroundError as error:
             if error.code in ("weights.damaged", "weights.mismatch", "weights.unsafe"):
-                shutil.rmtree(downloads)  # going on with it would fail in the same way
+                shutil.rmtree(downloads, ignore_errors=True)  # going on with it would fail in the same way
             raise
         shutil.rmtree(downloads)
 

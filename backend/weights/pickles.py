@@ -96,47 +96,57 @@ def _lazy(name: str, tensor: Tensor, archive: _Archive | None, path: Path) -> La
     dtype = tensor.dtype
     if archive is None:  # of a legacy file, already in memory
         return LazyTensor(name, shape, dtype, lambda: tensor.detach())
-    storage = tensor.untyped_storage()
-    size = storage.nbytes()
+    record = archive.record(tensor.untyped_storage()._checkpoint_offset)  # a fake tensor's own size may be made up
     reach = start + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) + 1
-    if math.prod(shape) and reach * dtype.itemsize > size:
+    if math.prod(shape) and reach * dtype.itemsize > record.file_size:
         raise damaged(archive.path, f"{name} reaches beyond its data")
 
     def read() -> Tensor:
         if not math.prod(shape):
             return torch.empty(shape, dtype=dtype)
-        return torch.frombuffer(archive.record(offset, size), dtype=dtype).as_strided(shape, stride, start)
+        return torch.frombuffer(archive.read(record), dtype=dtype).as_strided(shape, stride, start)
 
-    offset = storage._checkpoint_offset
     return LazyTensor(name, shape, dtype, read)
 
 
 class _Archive:
-    """The records of a checkpoint by where their data starts, which is how torch names them."""
+    """The records of a checkpoint by where their data starts, which is how torch names them.
+
+    torch compares no checksums; those of the tensors are compared when they are read, all others at once.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._zip = zipfile.ZipFile(path)
         self._records = {}
+        size = path.stat().st_size
         with path.open("rb") as file:
             for info in self._zip.infolist():
                 file.seek(info.header_offset + 26)
                 name, extra = struct.unpack("<HH", file.read(4))
                 self._records[info.header_offset + 30 + name + extra] = info
+                if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:  # a small file stays small
+                    raise damaged(path, f"{info.filename} is compressed, which torch never does")
+                if "/data/" not in info.filename:
+                    self._zip.read(info)
 
-    def record(self, offset: int | None, size: int) -> bytearray:
-        """A record's bytes; reading to its end compares its checksum, which torch itself does not."""
+    def record(self, offset: int | None) -> zipfile.ZipInfo:
+        """The record whose data starts at `offset`."""
         info = self._records.get(-1 if offset is None else offset)
-        if info is None or info.file_size != size or info.compress_type != zipfile.ZIP_STORED:
-            raise damaged(self.path, f"there is no record of {size} bytes at {offset}")
+        if info is None:
+            raise damaged(self.path, f"there is no record at {offset}")
+        return info
+
+    def read(self, info: zipfile.ZipInfo) -> bytearray:
+        """A record's bytes; reading to its end compares its checksum."""
         try:
             with self._zip.open(info) as record:
-                data = bytearray(size)
+                data = bytearray(info.file_size)
                 view = memoryview(data)
                 while count := cast(io.BufferedIOBase, record).readinto(view):
                     view = view[count:]
                 complete = not view and not record.read(1)
-        except (zipfile.BadZipFile, EOFError) as error:
+        except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, struct.error) as error:
             raise damaged(self.path, str(error)) from error
         if not complete:
             raise damaged(self.path, f"{info.filename} is cut off")

@@ -103,8 +103,8 @@ class WeightsEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def needs_acceptance(self) -> bool:
-        """Whether somebody has to accept the licence: all but those that plainly allow any use."""
-        return self.commercial != "yes"
+        """Whether the licence has to be accepted before a download: all but those that plainly allow any use."""
+        return bool(self.source) and self.commercial != "yes"
 
 
 class _Catalogue(msgspec.Struct, frozen=True):

@@ -70,7 +70,7 @@ def test_from_import_to_removal(checkpoint: Path) -> None:
     [
         (["install", "zero124"], ['no model called "zero124"', "zero123-xl"]),
         (["install", "stable-zero123"], ["licence of Stable Zero123", "no commercial use", "--accept-licence"]),
-        (["install", "xunet-srn64", "--accept-licence"], ["nobody publishes it", "models import xunet-srn64"]),
+        (["install", "xunet-srn64"], ["nobody publishes it", "models import xunet-srn64"]),
         (["import", "zero123-xl", "nowhere"], ["nothing at nowhere", "path"]),
         (["import", "tiny-xunet", "."], ["a part of turnaround"]),
         (["remove", "tiny-xunet"], ["a part of turnaround"]),

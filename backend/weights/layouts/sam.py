@@ -76,7 +76,7 @@ def convert(source: Path, folder: Path, entry: WeightsEntry, report: Fraction) -
         tensors = state_dict(read_state(the_file(source, FILE, "pytorch_model.bin")))
     else:
         state = state_dict(read_state(the_file(source, *entry.files)), "model")
-        tensors = {_name(name): tensor for name, tensor in state.items()}
+        tensors = {_name(name): tensor for name, tensor in state.items() if not name.startswith("pixel_")}
         config = _config(tensors)
     shared = next((tensors[name] for name in SHARED if name in tensors), None)
     if shared is not None:
