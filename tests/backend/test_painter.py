@@ -38,14 +38,14 @@ def larger(tmp_path_factory):
     return tiny_stable_diffusion.save_xl(tmp_path_factory.mktemp("larger") / NAME)
 
 
-def request(**wanted):
+def asked(**wanted):
     return Imagine(**{"request": "r", "prompt": "a mug", "single_object": False, "steps": 3} | wanted)
 
 
 def paint(cache=None, progress=None, device="cpu", **wanted):
     painter = registry.painters()[NAME]
     cache, progress = cache or StageCache(), progress or Progress()
-    return painter.paint(request(**wanted), device=device, cache=cache, progress=progress)
+    return painter.paint(asked(**wanted), device=device, cache=cache, progress=progress)
 
 
 def test_it_paints_what_diffusers_paints(folder):
@@ -73,16 +73,20 @@ def test_stable_diffusion_xl_paints_too(larger, monkeypatch):
     np.testing.assert_allclose(picture[..., :3], expected.images[0] * 255.0, atol=0.51)
 
 
-def test_a_checkpoint_that_was_imported_paints_under_its_licence(checkpoint, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "made", "label"),
+    [("stable-diffusion-1-5", "checkpoint", "Stable Diffusion 1.5"), ("sdxl-turbo", "larger", "SDXL-Turbo")],
+)
+def test_a_checkpoint_that_was_imported_paints_under_its_licence(name, made, label, request, tmp_path, monkeypatch):
     monkeypatch.setenv("TURNAROUND_WEIGHTS", str(tmp_path))
-    painter = registry.painters()["stable-diffusion-1-5"]
+    painter = registry.painters()[name]
     assert not painter.info().ready
-    done = CliRunner().invoke(app, ["models", "import", "stable-diffusion-1-5", str(checkpoint)])
+    done = CliRunner().invoke(app, ["models", "import", name, str(request.getfixturevalue(made))])
     assert done.exit_code == 0, done.output
     assert painter.info().ready
-    report = painter.paint(request(), device="cpu", cache=StageCache(), progress=Progress()).report
-    assert (report.label, report.commercial) == ("Stable Diffusion 1.5", "conditions")
-    assert "RAIL" in report.licence
+    report = painter.paint(asked(), device="cpu", cache=StageCache(), progress=Progress()).report
+    assert (report.painter, report.label, report.commercial) == (name, label, "conditions")
+    assert report.licence
 
 
 def test_everything_that_is_asked_counts_and_nothing_else(folder):
@@ -90,7 +94,7 @@ def test_everything_that_is_asked_counts_and_nothing_else(folder):
     np.testing.assert_array_equal(paint().picture, first)
     for change in ({"prompt": "a jug"}, {"seed": 1}, {"steps": 4}, {"guidance": 2.0}, {"negative_prompt": "red"}):
         assert (paint(**change).picture != first).any(), change
-    whole = request(prompt=" a mug. ", single_object=True)
+    whole = asked(prompt=" a mug. ", single_object=True)
     assert whole.text == f"a mug, {SINGLE_OBJECT}"
     assert (paint(single_object=True).picture != first).any()
 
@@ -131,7 +135,7 @@ def test_steps_and_guidance_are_those_that_the_checkpoint_was_made_for(folder):
     painter = registry.painters()[turbo.name]
     progress = Progress()
     report = painter.paint(
-        request(steps=None, negative_prompt="red"), device="cpu", cache=StageCache(), progress=progress
+        asked(steps=None, negative_prompt="red"), device="cpu", cache=StageCache(), progress=progress
     ).report
     assert (report.steps, report.guidance) == (4, 0.0)
     assert "avoided" in report.warnings[0]
@@ -185,7 +189,7 @@ def test_a_damaged_checkpoint_is_one_sentence(folder, damage, code):
     for path in folder.glob("tokenizer/tokenizer.json") if code == "weights.damaged" else ():
         path.unlink()
     with pytest.raises(TurnaroundError) as caught:
-        painter.paint(request(), device="cpu", cache=StageCache(), progress=Progress())
+        painter.paint(asked(), device="cpu", cache=StageCache(), progress=Progress())
     assert caught.value.code == code
     assert caught.value.hint
 
