@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import reference_weights
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -35,39 +35,7 @@ def golden() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def reference() -> SparseNeuS:
     """The published network, with weights that follow from their names and shapes, as the reference's did."""
-    network = SparseNeuS(dataclasses.replace(PUBLISHED, volume_resolution=32, image_size=64))
-    network.load_state_dict({key: filled(key, value) for key, value in network.state_dict().items()})
-    lin0, lin1, lin2 = (getattr(network.sdf_network_lod0.sdf_layer, f"lin{i}") for i in range(3))
-    latent = torch.from_numpy(0.001 * np.random.default_rng(5).standard_normal(16))
-    with torch.no_grad():  # a smooth, closed zero level set, as the reference numbers were made with
-        lin0.weight_v[:, 3:] *= 0.1
-        lin1.weight_v[:, :128].abs_()
-        lin1.weight_v[:, 128:] *= 0.1
-        lin1.weight_g *= 0.1
-        lin2.weight_v[0, :128] = 1 / 128
-        lin2.weight_v[0, 128:] = latent
-        lin2.weight_g[0], lin2.bias[0] = 0.5, -0.7
-    return network
-
-
-def filled(key: str, tensor: torch.Tensor) -> torch.Tensor:
-    if not tensor.is_floating_point():
-        return torch.zeros_like(tensor)
-    n = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(tensor.numel()).reshape(tensor.shape)
-    leaf = key.rsplit(".", 1)[-1]
-    if leaf in ("running_mean", "bias"):
-        n = 0.1 * n
-    elif leaf == "running_var":
-        n = np.exp(0.2 * n)
-    elif leaf == "kernel":
-        n = n * np.sqrt(2 / np.prod(n.shape[:-1]))
-    elif leaf == "weight_g" or n.ndim == 1:
-        n = 1 + 0.1 * n
-    elif n.ndim >= 2:
-        n = n / np.sqrt(np.prod(n.shape[1:]))
-    else:
-        n = 0.3 + 0.05 * n
-    return torch.from_numpy(np.asarray(n, np.float32))
+    return reference_weights.sparseneus(dataclasses.replace(PUBLISHED, volume_resolution=32, image_size=64))
 
 
 def test_parameters_are_those_of_the_published_checkpoint() -> None:

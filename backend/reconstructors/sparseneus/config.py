@@ -16,7 +16,8 @@ class SparseNeuSConfig:
         pyramid_channels: width of the top-down path.
         compress_channels: of the map that is back-projected into the volume.
         norm: "batch" normalises by the statistics of the batch, at inference too, as the released results do;
-            "group" by each sample's own, which makes an output independent of what is computed beside it.
+            "running" by those that training has gathered; "group" by each sample's own. With the latter two an output
+            does not depend on what is computed beside it.
         volume_resolution: lattice points along each side of the cube [-1, 1]^3.
         min_views: a lattice point takes part if at least this many views see it.
         regularizer_channels: of the 3D U-Net's levels, finest first.
@@ -38,7 +39,7 @@ class SparseNeuSConfig:
     feature_channels: tuple[int, ...] = (8, 16, 32)
     pyramid_channels: int = 32
     compress_channels: int = 16
-    norm: Literal["batch", "group"] = "batch"
+    norm: Literal["batch", "running", "group"] = "batch"
     volume_resolution: int = 96
     min_views: int = 2
     regularizer_channels: tuple[int, ...] = (16, 16, 32, 64)

@@ -16,15 +16,17 @@ TOP_DOWN_VIEWS = 4
 class ActivatedNorm(NormParameters):
     """InPlaceABN as the reference runs it: batch statistics always, scale |weight| + eps, leaky ReLU of slope 0.01.
 
-    With norm "group" the statistics are those of groups of channels of each sample instead.
+    With norm "running" the statistics are the stored ones, with "group" those of groups of channels of each sample.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the same shape."""
-        if self.norm == "batch":
-            x = F.batch_norm(x, None, None, self.weight.abs() + 1e-5, self.bias, training=True, eps=1e-5)
-        else:
+        if self.norm == "group":
             x = F.group_norm(x, x.shape[1] // 8, self.weight, self.bias)
+        else:
+            of_batch, scale = self.norm == "batch", self.weight.abs() + 1e-5
+            mean, variance = (None, None) if of_batch else (self.running_mean, self.running_var)
+            x = F.batch_norm(x, mean, variance, scale, self.bias, training=of_batch, eps=1e-5)
         return F.leaky_relu(x, 0.01, inplace=True)
 
 

@@ -29,7 +29,7 @@ from protocol.errors import TurnaroundError
 
 F32 = NDArray[np.float32]
 
-DISTANCE_CHUNK = {"cpu": 1 << 14}
+DISTANCE_CHUNK = {"cpu": 1 << 12}
 """Points whose distances are computed at once; on a CPU few enough that what lies between the layers stays cached."""
 
 BLEND_CHUNK = {"cpu": 1 << 14}
@@ -88,7 +88,7 @@ class SdfField:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """For the stage cache; the volume in the precision that it was computed in."""
-        exact = self.network.config.norm == "batch"
+        exact = self.network.config.norm != "group"
         volume = self.volume if exact else self.volume.half()
         return {
             "volume": volume.contiguous().cpu().numpy(),
@@ -199,7 +199,7 @@ class SparseNeuSReconstructor:
         return max(camera.distance * float(np.tan(np.radians(camera.fov_deg) / 2)) for camera in cameras)
 
     def _autocast(self) -> torch.autocast | nullcontext:
-        if self.config.norm == "batch":  # as published: statistics over all views do not bear half precision
+        if self.config.norm != "group":  # as published: statistics over all views do not bear half precision
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.device.type == "cpu" else torch.float16)
 

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from backend.reconstructors.sparseneus.config import SparseNeuSConfig
 from backend.reconstructors.sparseneus.norm import NormParameters
 
+GATHER_POINTS = 1 << 14
+"""Points whose features are gathered at once on a CPU where nothing is learned: the sums stay in the cache."""
+
 
 def lattice(resolution: int, device: torch.device) -> Tensor:
     """Points of the cube's lattice, [R, R, R, 3] (x, y, z), from -1 to 1."""
@@ -57,8 +60,7 @@ def in_view(pixels: Tensor, depth: Tensor, size: int) -> Tensor:
 def cost_volume(maps: Tensor, image_from_unit: Tensor, config: SparseNeuSConfig) -> tuple[Tensor, Tensor]:
     """Variance and mean of the views' features at every lattice point (SparseNeuS, section 3.1).
 
-    Features outside a view count as zeros in the sums, as in the reference. One view is gathered after the other, so
-    that memory does not grow with their number.
+    Features outside a view count as zeros in the sums, as in the reference.
 
     Args:
         maps: compressed features [B, V, C, H, W]; view 0 is the reference.
@@ -67,8 +69,17 @@ def cost_volume(maps: Tensor, image_from_unit: Tensor, config: SparseNeuSConfig)
     Returns:
         Volume [B, volume_channels, R, R, R] and mask of active points [B, 1, R, R, R].
     """
-    (b, views, channels), size, r = maps.shape[:3], maps.shape[-1], config.volume_resolution
+    b, r = maps.shape[0], config.volume_resolution
     points = lattice(r, maps.device).reshape(1, -1, 3).expand(b, -1, -1)
+    step = points.shape[1] if torch.is_grad_enabled() or maps.is_cuda else GATHER_POINTS
+    parts = [_gather(maps, image_from_unit, chunk, config) for chunk in points.split(step, dim=1)]
+    volume, active = (torch.cat(part, dim=-1).reshape(b, -1, r, r, r) for part in zip(*parts, strict=True))
+    return volume, active
+
+
+def _gather(maps: Tensor, image_from_unit: Tensor, points: Tensor, config: SparseNeuSConfig) -> tuple[Tensor, Tensor]:
+    """`cost_volume` at points [B, P, 3], one view after the other: [B, volume_channels, P] and [B, 1, P]."""
+    (b, views, channels), size = maps.shape[:3], maps.shape[-1]
     mean = torch.zeros(b, channels, points.shape[1], device=maps.device)
     squares, seen = torch.zeros_like(mean), torch.zeros_like(mean[:, :1])
     extra: list[Tensor] = []
@@ -89,8 +100,7 @@ def cost_volume(maps: Tensor, image_from_unit: Tensor, config: SparseNeuSConfig)
     if config.positional_volume:
         parts.append(count / views)
     active = (seen >= config.min_views).float()
-    volume = torch.cat(parts, dim=1) * active
-    return volume.reshape(b, -1, r, r, r), active.reshape(b, 1, r, r, r)
+    return torch.cat(parts, dim=1) * active, active
 
 
 def coarser(mask: Tensor) -> Tensor:
@@ -108,20 +118,25 @@ def coarser(mask: Tensor) -> Tensor:
 
 
 class MaskedNorm(NormParameters):
-    """Batch norm over active points with batch statistics (the reference never calls eval), or group norm."""
+    """Norm over active points with batch statistics (the reference never calls eval) or stored ones, or group norm."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x [B, C, D, H, W] with zeros where mask [B, 1, D, H, W] is zero; what it gives there is to be masked."""
         if self.norm == "group":
             return F.group_norm(x, x.shape[1] // 8, self.weight, self.bias)
-        x, count = x.float(), mask.sum(dtype=torch.float32).clamp(min=1)
-        everywhere, mean_everywhere = torch.var_mean(x, (0, 2, 3, 4), correction=0)
-        share = x.numel() / x.shape[1] / count  # the zeros around add to neither sum
-        mean = mean_everywhere * share
-        variance = (everywhere + mean_everywhere.square()) * share - mean.square()
+        x = x.float()
+        mean, variance = (self.running_mean, self.running_var) if self.norm == "running" else _moments(x, mask)
         scale = self.weight * torch.rsqrt(variance + 1e-5)
         shape = (1, -1, 1, 1, 1)
         return torch.addcmul((self.bias - mean * scale).view(shape), x, scale.view(shape))
+
+
+def _moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance [C] of x [B, C, D, H, W] over the mask's points; elsewhere x is zero and adds to no sum."""
+    variance, mean = torch.var_mean(x, (0, 2, 3, 4), correction=0)
+    share = x.numel() / x.shape[1] / mask.sum(dtype=torch.float32).clamp(min=1)
+    squares = (variance + mean.square()) * share
+    return mean * share, squares - (mean * share).square()
 
 
 class SparseKernel(nn.Module):
