@@ -334,6 +334,8 @@ class Session:
             self.link.state,
             self.link.version,
             self.link.devices,
+            tuple(engines.offered().values()),
+            painters.offered(),
             self.problem,
             self.left_over,
             self.installation and (self.installation.text, self.installation.detail),

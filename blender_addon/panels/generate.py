@@ -15,6 +15,8 @@ from ..scene import drawn, images, thumbnails
 from ..scene.stamps import stamp_of
 from . import widgets
 
+THUMBNAIL_SCALE = 5.0
+
 
 class Generate:
     """Drawn in the 3D View's sidebar and in the Image Editor's; see `panels.registration`."""
@@ -87,6 +89,15 @@ def _draw_left_over(layout: bpy.types.UILayout, context: bpy.types.Context, job:
     row.operator("turnaround.forget_result")
 
 
+def _source(context: bpy.types.Context) -> bpy.types.Image | None:
+    """The picture that meshes are made from; for a text, the one that was drawn from its words, if there is one."""
+    settings = context.scene.turnaround
+    if settings.source == "PICTURE":
+        return picture_of(context)
+    report = drawn.report_of(settings.picture)
+    return settings.picture if report is not None and report.prompt == settings.prompt else None
+
+
 def _draw_text(layout: bpy.types.UILayout, context: bpy.types.Context, settings: bpy.types.PropertyGroup) -> None:
     problem = painters.problem()
     if problem is not None:  # nothing to write for
@@ -97,9 +108,10 @@ def _draw_text(layout: bpy.types.UILayout, context: bpy.types.Context, settings:
     column = layout.column()
     column.use_property_split = False
     column.prop(settings, "prompt", text="", placeholder="A blue mug")
-    picture = settings.picture
-    report = drawn.report_of(picture)
-    if picture is not None and report is not None and report.prompt == settings.prompt:
+    picture, job = _source(context), session.current().job
+    if job is not None and job.imagine is not None:  # its place is kept, so that Cancel does not move under a click
+        column.template_icon(icon_value=0, scale=THUMBNAIL_SCALE)
+    elif picture is not None:
         _draw_thumbnail(column, picture)
         _draw_warnings(column, context, picture)
     layout.prop(settings, "single_object")
@@ -133,7 +145,7 @@ def _draw_picture(layout: bpy.types.UILayout, context: bpy.types.Context, settin
 def _draw_thumbnail(layout: bpy.types.UILayout, picture: bpy.types.Image) -> None:
     icon = thumbnails.icon(picture.name) or (picture.preview.icon_id if picture.preview is not None else 0)
     if icon:
-        layout.template_icon(icon_value=icon, scale=5.0)
+        layout.template_icon(icon_value=icon, scale=THUMBNAIL_SCALE)
 
 
 def _draw_warnings(layout: bpy.types.UILayout, context: bpy.types.Context, picture: bpy.types.Image) -> None:
@@ -165,7 +177,7 @@ def _draw_camera(layout: bpy.types.UILayout, context: bpy.types.Context, setting
     if settings.camera == "MANUAL":
         layout.prop(settings, "elevation")
         return
-    stamp, picture = stamp_of(context.active_object), picture_of(context)
+    stamp, picture = stamp_of(context.active_object), _source(context)
     if stamp is None or picture is None or stamp.picture != picture.name:
         return
     if stamp.report.elevation_source == "estimated":
