@@ -124,11 +124,17 @@ class SparseNeuS(nn.Module):
 
     def visible(self, points: Tensor, conditional: Conditional) -> Tensor:
         """Whether views see active points: [B, P, V] of points [B, P, 3]."""
-        pixels, depth = project(points, conditional.sources.image_from_unit)
-        seen = in_view(pixels, depth, conditional.sources.images.shape[-1])
         grid = points.flip(-1)[:, :, None, None, :]
         active = F.grid_sample(conditional.mask, grid, align_corners=True)[:, 0, :, 0, 0] > 0
-        return (seen & active[:, None]).transpose(1, 2)
+        return (self._seen(points, conditional.sources)[1] & active[:, None]).transpose(1, 2)
+
+    def sample(self, points: Tensor, sources: Sources) -> tuple[Tensor, Tensor]:
+        """The views' colours [B, P, V, 3] and features [B, P, V, F] where they see points [B, P, 3]; else zeros."""
+        pixels, seen = self._seen(points, sources)
+        pixels = torch.where(seen[..., None], pixels, -1e4)  # half a pixel outside is outside
+        colors = sample_maps(sources.images, pixels)
+        features = sample_maps(sources.fused.to(sources.images.dtype), pixels)
+        return colors.permute(0, 3, 1, 2), features.permute(0, 3, 1, 2)
 
     def colors(self, points: Tensor, normals: Tensor, conditional: Conditional) -> Tensor:
         """Colours [B, P, 3] in 0..1 of points [B, P, 3].
@@ -138,16 +144,15 @@ class SparseNeuS(nn.Module):
             normals: outward unit normals of surface points, or unit directions to the camera that is rendered.
             conditional: the volume and its sources.
         """
-        sources = conditional.sources
-        pixels, depth = project(points, sources.image_from_unit)
-        seen = in_view(pixels, depth, sources.images.shape[-1])
-        colors = sample_maps(sources.images, pixels).permute(0, 3, 1, 2)
-        colors = colors * seen.transpose(1, 2)[..., None]  # half a pixel outside is outside: black
-        features = sample_maps(sources.fused.to(sources.images.dtype), pixels).permute(0, 3, 1, 2)
-        rays = ray_difference(points, normals, sources.centers)
-        latent = lookup(conditional.volume, points)
+        colors, features = self.sample(points, conditional.sources)
+        rays = ray_difference(points, normals, conditional.sources.centers)
         mask = self.visible(points, conditional)[..., None].float()
-        return self.rendering_network_lod0(latent, colors, features, rays, mask)
+        return self.rendering_network_lod0(lookup(conditional.volume, points), colors, features, rays, mask)
+
+    def _seen(self, points: Tensor, sources: Sources) -> tuple[Tensor, Tensor]:
+        """Pixels [B, V, P, 2] of points [B, P, 3] and whether they lie within the pictures."""
+        pixels, depth = project(points, sources.image_from_unit)
+        return pixels, in_view(pixels, depth, sources.images.shape[-1])
 
 
 def rgb_on_white(images: Tensor) -> Tensor:

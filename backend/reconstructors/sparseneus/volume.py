@@ -21,7 +21,7 @@ GATHER_POINTS = 1 << 14
 
 def lattice(resolution: int, device: torch.device) -> Tensor:
     """Points of the cube's lattice, [R, R, R, 3] (x, y, z), from -1 to 1."""
-    axis = torch.linspace(-1, 1, resolution, device=device)
+    axis = torch.arange(resolution, device=device) * (2 / (resolution - 1)) - 1  # rounded as the reference rounds it
     return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
 
 
@@ -35,18 +35,20 @@ def project(points: Tensor, image_from_unit: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Pixels [B, V, P, 2] and depth [B, V, P].
     """
-    matrix = image_from_unit
-    uvw = torch.einsum("bvij,bpj->bvpi", matrix[..., :3], points) + matrix[..., None, :, 3]
-    depth = uvw[..., 2]
+    x, y, z = points[:, None, None].unbind(-1)
+    a, b, c, d = image_from_unit.unsqueeze(-2).unbind(-1)
+    # in this order the roundings are those of the reference, which near a camera's plane come out magnified
+    uvw = torch.addcmul(torch.addcmul(a * x, b, y), c, z) + d
+    depth = uvw[:, :, 2]
     safe = torch.where(depth.abs() < 1e-6, torch.full_like(depth, 1e-6), depth)
-    return uvw[..., :2] / safe[..., None], depth
+    return torch.stack([uvw[:, :, 0] / safe, uvw[:, :, 1] / safe], dim=-1), depth
 
 
 def sample_maps(maps: Tensor, pixels: Tensor) -> Tensor:
     """Bilinear lookup, zero outside: maps [B, V, C, H, W] at pixels [B, V, P, 2] -> [B, V, C, P]."""
     b, v, c, h, w = maps.shape
-    scale = torch.tensor([2 / (w - 1), 2 / (h - 1)], device=pixels.device)
-    grid = (pixels * scale - 1).clamp(-10, 10).reshape(b * v, 1, -1, 2).to(maps.dtype)
+    size = torch.tensor([w - 1, h - 1], device=pixels.device)
+    grid = (2 * pixels / size - 1).clamp(-10, 10).reshape(b * v, 1, -1, 2).to(maps.dtype)
     sampled = F.grid_sample(maps.reshape(b * v, c, h, w), grid, align_corners=True)
     return sampled.reshape(b, v, c, -1)
 
