@@ -61,6 +61,7 @@ def lines() -> Iterator[str]:
         ("Versions", _versions),
         ("Devices", _devices),
         ("Engines", _engines),
+        ("Painters", _painters),
         ("Weights", _weights),
         ("Keys", _keys),
         ("Backend", _backend),
@@ -113,6 +114,19 @@ def _engines() -> Iterator[str]:
         yield f"{name}: {info.label}, {'ready' if info.ready else f'not ready: {info.hint}'}"
     for name, error in sorted(registry.broken().items()):
         yield f"{name}: FAILED to load: {error}"
+
+
+def _painters() -> Iterator[str]:
+    from backend.generators.text.registry import GROUP, painters
+    from backend.pipelines.registry import broken
+
+    ready = [info for painter in painters().values() if (info := painter.info()).ready]
+    for info in ready:
+        yield f"{info.name}: {info.label}, ready"
+    for name, error in sorted(broken(GROUP).items()):
+        yield f"{name}: FAILED to load: {error}"
+    if not ready:
+        yield "none is installed"
 
 
 def _weights() -> Iterator[str]:

@@ -90,10 +90,10 @@ def pipelines() -> dict[str, Pipeline]:
     return found
 
 
-def broken() -> dict[str, str]:
-    """Entry points that failed to import, with the error's text."""
+def broken(group: str = GROUP) -> dict[str, str]:
+    """Entry points of a group that failed to import, with the error's text."""
     errors: dict[str, str] = {}
-    for entry in entry_points(group=GROUP):
+    for entry in entry_points(group=group):
         try:
             entry.load()
         except Exception as error:
