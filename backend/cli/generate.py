@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -17,7 +17,7 @@ import typer
 from numpy.typing import NDArray
 
 from protocol.errors import TurnaroundError
-from protocol.messages import Imagine, OptionSpec, PipelineInfo, Settings, Submit
+from protocol.messages import Imagine, OptionSpec, PipelineInfo, Settings, SubjectPoint, Submit
 from protocol.validation import check_engine, check_settings, check_submit
 
 from .console import Bar, Verbose, output_console, warn
@@ -45,6 +45,19 @@ def generate(
     resolution: Annotated[int, typer.Option(help="Marching-cubes cells along a side.")] = 128,
     faces: Annotated[int | None, typer.Option(help="Reduce the mesh to about this many triangles.")] = None,
     quality: Annotated[str, typer.Option(help="draft, standard or fine.")] = "standard",
+    matting: Annotated[
+        str, typer.Option(help="What takes the background off: auto, sam, rembg or grabcut. A picture's alpha wins.")
+    ] = "auto",
+    box: Annotated[
+        str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Where the subject is in the picture, in pixels.")
+    ] = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y[,-]", help="A pixel of the subject, or with - one that is not; may be repeated."),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help='Which weights: auto, tiny or installed ones; see "turnaround models list".')
+    ] = "",
     option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A setting of the engine's own; may be repeated.")
     ] = None,
@@ -75,6 +88,9 @@ def generate(
             resolution=resolution,
             target_faces=faces,
             quality=_literal(quality),
+            matting=_literal(matting),
+            subject_box=_box(box),
+            subject_points=tuple(_point(text) for text in point or []),
         )
     )
     start = time.perf_counter()
@@ -82,7 +98,8 @@ def generate(
     painting = None
     with closing(choose_runner(backend, connect, device, cache)) as runner:
         info = runner.info(pipeline)
-        settings = msgspec.structs.replace(settings, options=parse_options(option or [], info))
+        options = [*(option or []), *([f"weights={weights}"] if weights else [])]
+        settings = msgspec.structs.replace(settings, options=parse_options(options, info))
         check_engine(pipeline, settings, {pipeline: info})  # before a picture is drawn for it
         if picture is not None:
             pixels = _picture(picture)
@@ -141,8 +158,34 @@ def _elevation(text: str) -> float | None:
         ) from None
 
 
-def _literal(quality: str) -> Literal["draft", "standard", "fine"]:
-    return quality  # type: ignore[return-value]  # check_settings looks at it next
+def _box(text: str | None) -> tuple[float, float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError:
+        raise _not_pixels("Subject Box", text, "X0,Y0,X1,Y1: left, top, right and bottom", "subject_box") from None
+    return left, top, right, bottom
+
+
+def _point(text: str) -> SubjectPoint:
+    try:
+        x, y, *sign = text.split(",")
+        if sign not in ([], ["+"], ["-"]):
+            raise ValueError(sign)
+        return SubjectPoint(x=float(x), y=float(y), subject=sign != ["-"])
+    except ValueError:
+        hint = "X,Y, or X,Y,- for a point that is not on the subject"
+        raise _not_pixels("Subject Point", text, hint, "subject_points") from None
+
+
+def _not_pixels(label: str, text: str, form: str, field: str) -> TurnaroundError:
+    sentence, hint = f'{label} is "{text}", which is not possible.', f"Write it in pixels as {form}."
+    return TurnaroundError("settings.invalid", sentence, hint, field=field)
+
+
+def _literal(text: str) -> Any:
+    return text  # check_settings looks at it next
 
 
 def parse_options(given: list[str], info: PipelineInfo) -> dict[str, bool | int | float | str]:

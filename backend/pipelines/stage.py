@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -250,3 +250,25 @@ class Stages:
             self.progress.cached.append(name)
         self.progress.seconds[name] = self.progress.seconds.get(name, 0.0) + time.perf_counter() - start
         return result
+
+    def run_each(
+        self, name: str, function: Callable[[list[int]], list[dict[str, NDArray[Any]]]], keys: Sequence[Any]
+    ) -> list[dict[str, NDArray[Any]]]:
+        """Like `run`, for many results of one stage, of which only the missing are computed, together.
+
+        Args:
+            name: of the stage.
+            function: the results of the given places in `keys`, in their order.
+            keys: all that each result depends on.
+        """
+        start = time.perf_counter()
+        digests = [digest(name, key) for key in keys]
+        results = {number: self.cache.get(key) for number, key in enumerate(digests)}
+        missing = [number for number, result in results.items() if result is None]
+        if not missing:
+            self.progress.cached.append(name)
+        for number, result in zip(missing, function(missing) if missing else [], strict=True):
+            results[number] = result
+            self.cache.put(digests[number], result)
+        self.progress.seconds[name] = self.progress.seconds.get(name, 0.0) + time.perf_counter() - start
+        return [result for result in results.values() if result is not None]

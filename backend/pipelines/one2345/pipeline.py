@@ -18,9 +18,11 @@ from backend.pipelines.one2345.recipe import Made, Recipe
 from backend.pipelines.one2345.selection import MAX_VIEWS
 from backend.pipelines.registry import Output, Request
 from backend.pipelines.stage import Preview, Progress, StageCache, Stages
+from backend.preparation.engines import choose, installed_sam
 from backend.preparation.framing import frame
 from backend.preparation.matting import cut_out, warnings
 from backend.preparation.picture import check_picture, reduce_picture
+from backend.preparation.segmentation import Prompt
 from backend.weights.store import catalogue, is_present, tiny_path
 from protocol.errors import TurnaroundError
 from protocol.messages import Framing, OptionSpec, PipelineInfo, Report, Settings, ViewCamera
@@ -144,7 +146,7 @@ class One2345:
     def _variant(self, request: Request, seed: int, device: str, stages: Stages) -> Output:
         progress = stages.progress
         progress.begin("Cutting Out", (0.0, 0.02))
-        picture, framing, notes = prepare(request, stages)
+        picture, framing, notes = prepare(request, stages, device)
         progress.begin("Loading Networks", (0.02, 0.05), Preview(cutout=picture))
         recipe = self._load(request.settings, device)
         made = recipe.make(picture, request.settings, seed, stages)
@@ -213,7 +215,9 @@ def make_recipe(weights: str, settings: Settings, device: str) -> Recipe:
     )
 
 
-def prepare(request: Request, stages: Stages) -> tuple[NDArray[np.uint8], Framing, tuple[str, ...]]:
+def prepare(
+    request: Request, stages: Stages, device: str = "cpu"
+) -> tuple[NDArray[np.uint8], Framing, tuple[str, ...]]:
     """The framed picture [512, 512, 4], where its square lies, and what an artist should know of the cutout."""
     check_picture(request.picture, has_matte=request.matte is not None)
     small, factor = reduce_picture(request.picture)
@@ -221,10 +225,15 @@ def prepare(request: Request, stages: Stages) -> tuple[NDArray[np.uint8], Framin
     if matte is not None and factor > 1:
         matte = np.asarray(cv2.resize(matte, small.shape[1::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
-    def compute() -> dict[str, NDArray[Any]]:
-        return {"cutout": cut_out(small, matte)}
+    settings = request.settings
+    segmenter = choose(settings.matting, sam=installed_sam(), device=device)
+    points = tuple((point.x, point.y, point.subject) for point in settings.subject_points)
+    prompt = Prompt(settings.subject_box, points).scaled(1 / factor)
 
-    cutout = stages.run("matting", compute, picture=small, matte=matte)["cutout"]
+    def compute() -> dict[str, NDArray[Any]]:
+        return {"cutout": cut_out(small, matte, segmenter=segmenter, prompt=prompt)}
+
+    cutout = stages.run("matting", compute, picture=small, matte=matte, engine=segmenter.key, prompt=prompt)["cutout"]
     picture, framing = frame(cutout, PICTURE_SIZE)
     framing = Framing(
         center_x=framing.center_x * factor, center_y=framing.center_y * factor, side=framing.side * factor

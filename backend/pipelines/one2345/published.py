@@ -207,37 +207,32 @@ class Published:
         stages: Stages,
     ) -> ViewSet:
         targets = moved(cameras, moves)
+        from_each = [(image, camera) for image, camera in zip(images, cameras, strict=True) for _ in moves]
+        requests = [
+            ViewRequest(image, camera, target) for (image, camera), target in zip(from_each, targets, strict=True)
+        ]
 
-        def compute() -> dict[str, NDArray[Any]]:
-            from_each = [(image, camera) for image, camera in zip(images, cameras, strict=True) for _ in moves]
-            requests = [
-                ViewRequest(image, camera, target) for (image, camera), target in zip(from_each, targets, strict=True)
-            ]
+        def compute(missing: list[int]) -> list[dict[str, NDArray[Any]]]:
             views = self.generator.draw(
-                requests,
+                [requests[number] for number in missing],
                 seed=sampling.seed,
                 steps=steps,
                 guidance=sampling.guidance,
                 progress=stages.progress,
                 schedule=sampling.schedule,
             )
-            return {"images": views.images}
+            return [{"image": image} for image in views.images]
 
         # What Zero123 is told: turns alone, and with some weights the picture's own elevation.
-        absolute = [camera.elevation_deg for camera in cameras] if self.zero123.pose == "absolute_polar" else None
-        arrays = stages.run(
-            name,
-            compute,
-            images=images,
-            moves=tuple(moves),
-            absolute=absolute,
-            steps=steps,
-            schedule=sampling.schedule,
-            guidance=sampling.guidance,
-            seed=sampling.seed,
-            weights=entry_digest(self.zero123),
-        )
-        return ViewSet(arrays["images"], targets)
+        absolute = self.zero123.pose == "absolute_polar"
+        told = (steps, sampling, entry_digest(self.zero123))
+        keys = [
+            (image, move, camera.elevation_deg if absolute else None, told)
+            for image, camera in zip(images, cameras, strict=True)
+            for move in moves
+        ]
+        drawn = stages.run_each(name, compute, keys)
+        return ViewSet(np.stack([view["image"] for view in drawn]), targets)
 
     def elevation(
         self, near: ViewSet, camera: Camera, regressed: Elevation, settings: Settings, stages: Stages
