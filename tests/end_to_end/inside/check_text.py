@@ -227,6 +227,24 @@ def test_without_a_painter_the_panel_says_what_to_install():
     assert bpy.ops.turnaround.generate.poll(), "a backend that has not answered may have one"
 
 
+def test_one_of_several_painters_is_chosen_by_name():
+    messages = import_module(f"{PACKAGE}.protocol.messages")
+    first, second, third = (
+        messages.PainterInfo(name=name, label=name.title(), ready=name != "first")
+        for name in ("first", "second", "third")
+    )
+    painters.offer((first, second, third))
+    settings().prompt = SAID
+    assert settings().painter == "second"
+    settings().painter = "third"
+    painters.offer((third, first, second))
+    assert settings().painter == "third"
+    assert jobs.generation(bpy.context).imagine.painter == "third"
+    painters.offer((first, second))
+    assert jobs.generation(bpy.context).imagine.painter == "second", "the one that was chosen is gone"
+    painters.withdraw()
+
+
 def test_names_are_short_and_whole_words():
     assert drawn.name_of("  a   blue\nmug. ") == "a blue mug"
     long = drawn.name_of("a very " * 30 + "big mug")
