@@ -266,7 +266,7 @@ def _check_address(url: str, insecure_host: str) -> None:
 def _network(what: str, why: str) -> TurnaroundError:
     return TurnaroundError(
         "weights.network",
-        "The download broke off: the server cannot be reached.",
+        "The server of the download cannot be reached.",
         "Check the connection and start it again; what has arrived is kept.",
         details=f"{what}: {why}",
     )

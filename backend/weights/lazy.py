@@ -38,6 +38,9 @@ CODES = {
 }
 """The dtypes that weights have, and what safetensors calls them."""
 
+COUNTER = "num_batches_tracked"
+"""End of the only names whose tensors are integers in a network: batch normalisation's."""
+
 DTYPES = {code: dtype for dtype, code in CODES.items()}
 
 
@@ -110,7 +113,7 @@ def check_shapes(part: str, tensors: LazyState, expected: Shapes, unused: Iterab
 
     Raises:
         TurnaroundError: `weights.mismatch`, which lists in its details every key that is missing, unexpected or of
-            another shape.
+            another shape or kind.
     """
     problems = [f"missing: {key}" for key in expected if key not in tensors]
     problems += [f"unexpected: {tensors[key].name}" for key in tensors if key not in expected]
@@ -120,6 +123,9 @@ def check_shapes(part: str, tensors: LazyState, expected: Shapes, unused: Iterab
             name = tensors[key].name
             called = key if name == key else f"{key} ({name})"
             problems.append(f"shape of {called}: {tensors[key].shape} in the file, {shape} in the network")
+    for key, tensor in tensors.items():
+        if not tensor.dtype.is_floating_point and not key.endswith(COUNTER):
+            problems.append(f"dtype of {tensor.name}: {tensor.dtype} in the file, floating point in the network")
     if problems:
         first = f"{problems[0]}{f' and {len(problems) - 1} more' if len(problems) > 1 else ''}"
         raise TurnaroundError(

@@ -220,6 +220,11 @@ BROKEN = {
     "stable diffusion": (stable_diffusion, "mismatch", "cond_stage|patch_embedding"),
     "not a number": (in_state(AVERAGE, lambda t: t * torch.nan), "damaged", AVERAGE),
     "too large for half": (in_state(AVERAGE, lambda t: t * 1e8), "damaged", AVERAGE),
+    "integers": (
+        in_state("cc_projection.bias", lambda t: (100 * t).to(torch.int8)),
+        "mismatch",
+        r"dtype of .*cc_projection\.bias",
+    ),
     "complex": (in_state("cc_projection.bias", lambda t: t + 1j), "damaged", "cc_projection.bias"),
     "cut off": (cut, "damaged", ""),
     "bit flipped": (flip, "damaged", "CRC"),
