@@ -20,7 +20,7 @@ OLDER_BLENDERS := 4.2.23 4.5.15
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help demo test check unit test-blender test-blender-5.2 addon bench train evaluate examples clean
+.PHONY: help demo test check unit parity test-blender test-blender-5.2 addon bench train evaluate examples clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -84,6 +84,10 @@ check: $(INSTALLED)  ## format, lint and types
 
 unit: $(INSTALLED)  ## the tests that need no Blender
 	$(BIN)/python -m pytest -m "not blender"
+
+# Without GOLDENS, what of it lies in tests/data; `make unit` does that too.
+parity: $(INSTALLED)  ## compare with the published code's numbers: make parity GOLDENS=FOLDER
+	GOLDENS="$(GOLDENS)" $(BIN)/python -m pytest tests/parity -rs
 
 # The built zip is installed into a real bpy; the backend runs in its own process.
 test-blender-%: $(INSTALLED) .venv-bpy-%/ready

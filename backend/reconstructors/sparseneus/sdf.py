@@ -40,7 +40,7 @@ def smooth_lookup(volume: Tensor, points: Tensor) -> Tensor:
     index = index.clamp(0, resolution - 1)
     low = index.detach().floor().clamp(max=resolution - 2)
     high_share = index - low
-    rows = volume.float().reshape(b, channels, -1).transpose(1, 2)
+    rows = volume.to(points.dtype).reshape(b, channels, -1).transpose(1, 2)
     features = torch.zeros(1, device=volume.device)
     for corner in product((0, 1), repeat=3):
         at = low.long() + torch.tensor(corner, device=volume.device)
