@@ -27,7 +27,7 @@ def choose(wanted: DeviceChoice) -> str:
     Raises:
         TurnaroundError: `device.missing`, if CUDA was asked for and is not there.
     """
-    from backend.server.devices import resolve
+    from backend.devices import resolve
 
     if wanted is DeviceChoice.CPU:
         return "cpu"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import permutations
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -35,20 +34,6 @@ EDGE_PX = 2
 
 WHITE = 245
 """In a view without transparency everything brighter than this in all channels is background."""
-
-
-def choose_matcher(loftr: Path | None = None, device: str = "cpu") -> Matcher:
-    """LoFTR where its weights are installed, optical flow where not.
-
-    Args:
-        loftr: its weights file; None if there is none.
-        device: torch device that it runs on.
-    """
-    if loftr is None:
-        return match_views
-    from backend.elevation.loftr import LoFTRMatcher  # torch and kornia are imported when they are needed
-
-    return LoFTRMatcher(loftr, device)
 
 
 def subject_alpha(image: NDArray[np.uint8]) -> NDArray[np.float32]:

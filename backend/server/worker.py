@@ -26,11 +26,11 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
+from backend import devices
 from backend.generators.text import registry as painter_registry
 from backend.generators.text.base import Painter
 from backend.pipelines import registry
 from backend.pipelines.stage import CancelledError, KeepError, Preview, Progress, StageCache, Update
-from backend.server import devices
 from protocol.errors import TurnaroundError
 from protocol.framing import MAX_FRAME, FieldError, ProtocolError, Received, decode, encode
 from protocol.messages import (
@@ -117,6 +117,7 @@ class Worker:
         self._variants = 1
         self._held: dict[str, NDArray[Any]] = {}
         self._sent = self._previewed = 0.0
+        self._delivered = False
         self._stage: tuple[int, str, bool] | None = None
 
     def run(self) -> None:
@@ -202,8 +203,25 @@ class Worker:
         with self._lock:
             self._job, self._progress = job, Progress(report=self._report)
             self._pass_on_orders()
-        self._held, self._stage, self._previewed = {}, None, 0.0
-        out_of_memory = False
+        self._held, self._stage, self._previewed, self._delivered = {}, None, 0.0, False
+        for last in (False, True):
+            ran_out = self._attempt(message, arrays, device, last=last)
+            if ran_out:  # here, where the error's frames no longer hold what should go
+                self._free()
+            if not ran_out or self._delivered:
+                break
+        with self._lock:
+            self._stopped.discard(job)
+            self._kept.discard(job)
+            self._job = ""
+
+    def _attempt(self, message: Submit | Imagine, arrays: dict[str, NDArray[Any]], device: str, *, last: bool) -> bool:
+        """Does a job, or says why not. True if memory ran out.
+
+        That is not said the first time, unless a variant has been sent: without the weights of other engines and
+        painters there may be enough.
+        """
+        job = message.request
         try:
             devices.check(device)
             if isinstance(message, Imagine):
@@ -216,15 +234,11 @@ class Worker:
         except TurnaroundError as error:
             self._send(error.failed(job=job))
         except Exception as error:
-            out_of_memory = devices.is_out_of_memory(error)
-            self._send(_explain(error, out_of_memory).failed(job=job))
-        finally:
-            with self._lock:
-                self._stopped.discard(job)
-                self._kept.discard(job)
-                self._job = ""
-        if out_of_memory:  # outside the handlers, where the error's frames no longer hold what should go
-            self._free()
+            ran_out = devices.is_out_of_memory(error)
+            if last or self._delivered or not ran_out:
+                self._send(_explain(error, ran_out).failed(job=job))
+            return ran_out
+        return False
 
     def _paint(self, job: str, message: Imagine, device: str) -> None:
         self._variants = 1
@@ -244,6 +258,7 @@ class Worker:
                 done += 1
                 count = done if progress.keep.is_set() else request.settings.variants
                 self._send(*_result(job, done - 1, count, output))
+                self._delivered = True
                 if done == count:
                     return
         raise RuntimeError(f"{done} of {request.settings.variants} variants came from the pipeline")

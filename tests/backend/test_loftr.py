@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from backend.elevation.loftr import LoFTRMatcher, build
-from backend.elevation.matching import choose_matcher, match_views
 from backend.elevation.solve import NEAR_MOVES, solve_elevation
 from backend.geometry.cameras import project
 from backend.preparation.framing import framed_camera
@@ -111,16 +110,14 @@ def test_each_end_is_looked_up_in_its_own_view(weights):
     assert rows[:, :4].tolist() == [[50, 20, 20, 50]]
 
 
-def test_flow_where_there_are_no_weights_and_words_for_wrong_ones(weights, tmp_path):
-    assert choose_matcher(None) is match_views
-    assert isinstance(choose_matcher(weights), LoFTRMatcher)
+def test_wrong_weights_are_named(weights, tmp_path):
     with pytest.raises(TurnaroundError) as caught:
-        choose_matcher(tmp_path / "absent.safetensors")
+        LoFTRMatcher(tmp_path / "absent.safetensors")
     assert caught.value.code == "weights.missing"
     state = build().state_dict()
     state.pop("backbone.conv1.weight")
     save_weights(tmp_path / "part.safetensors", state, {})
     with pytest.raises(TurnaroundError) as caught:
-        choose_matcher(tmp_path / "part.safetensors")
+        LoFTRMatcher(tmp_path / "part.safetensors")
     assert caught.value.code == "weights.mismatch"
     assert "backbone.conv1.weight" in caught.value.details

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from backend.devices import sampling_dtype
 from backend.geometry import batched
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
@@ -45,15 +46,6 @@ def load_xunet(path: Path) -> XUNet:
     network = XUNet(config)
     load_into(network, path)
     return network.eval()
-
-
-def sampling_dtype(device: torch.device) -> torch.dtype:
-    """The fastest type that is good enough to draw in: half precision wherever the hardware multiplies it."""
-    if device.type == "cuda":
-        return torch.float16
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        return torch.bfloat16
-    return torch.float32
 
 
 def view_noise(seed: int, camera: Camera, target: Camera) -> torch.Generator:

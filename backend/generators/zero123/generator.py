@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backend.generators.xunet.generator import sampling_dtype
+from backend.devices import sampling_dtype
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
 from backend.pipelines.stage import Preview, Progress, digest

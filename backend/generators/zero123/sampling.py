@@ -10,8 +10,8 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
+from backend.devices import empty_cache, is_out_of_memory
 from backend.pipelines.stage import digest
-from backend.server.devices import empty_cache, is_out_of_memory
 
 from .components import NoiseConfig
 

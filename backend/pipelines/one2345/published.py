@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.elevation.matching import Matcher, choose_matcher
+from backend.devices import describe
+from backend.elevation.matching import Matcher, match_views
 from backend.elevation.solve import NEAR_MOVES, solve_elevation
 from backend.generators.zero123.generator import PUBLISHED_GUIDANCE, ViewRequest, Zero123Generator
 from backend.generators.zero123.pose import FOV_DEG
@@ -31,7 +32,6 @@ from backend.pipelines.one2345.selection import ANCHOR_MOVES, NO_VIEWS, Moves, m
 from backend.pipelines.stage import KeepError, Preview, Stages
 from backend.preparation.framing import framed_camera
 from backend.reconstructors.sparseneus.reconstructor import SdfField, SparseNeuSReconstructor, resampled
-from backend.server.devices import describe
 from backend.weights.store import (
     entry_digest,
     find_entry,
@@ -123,7 +123,12 @@ class Published:
     @cached_property
     def matcher(self) -> Matcher:
         """LoFTR where it is installed, optical flow where not."""
-        return choose_matcher(self._loftr_path(), self.device)
+        path = self._loftr_path()
+        if path is None:
+            return match_views
+        from backend.elevation.loftr import LoFTRMatcher  # kornia is imported when it is needed
+
+        return LoFTRMatcher(path, self.device)
 
     def _loftr_path(self) -> Path | None:
         return stored_files(self.loftr)[0] if is_present(self.loftr) else None

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from protocol.errors import TurnaroundError
 from protocol.messages import DeviceInfo
+
+if TYPE_CHECKING:
+    import torch
 
 
 def resolve(device: str) -> str:
@@ -79,7 +83,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out; torch's CPU allocator raises a bare RuntimeError."""
     text = str(error).lower()
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    return named or (isinstance(error, RuntimeError) and ("out of memory" in text or "not enough memory" in text))
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return named or (isinstance(error, RuntimeError) and any(word in text for word in words))
+
+
+def sampling_dtype(device: torch.device) -> torch.dtype:
+    """The fastest type that is good enough to draw in: half precision wherever the hardware multiplies it."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.float16
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
 
 
 def _memory_total() -> int:
