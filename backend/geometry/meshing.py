@@ -31,7 +31,7 @@ def extract_surface(
     resolution: int,
     bounds: Bounds = CUBE,
     *,
-    safety: float = 1.0,
+    safety: float = 0.75,
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """The zero level of a signed distance field as a closed triangle mesh.
 
@@ -39,7 +39,7 @@ def extract_surface(
     cell's diagonal are not looked into at first; half of that already suffices for a field that is steeper than 1
     nowhere, the rest is for networks, which only nearly are distances. Whatever surface is met is then followed until
     all cells that it passes through are known. So the mesh is that of the full grid, but for pieces that nothing else
-    touches in a field more than twice as steep as a distance.
+    touches in a field half again as steep as a distance.
 
     The field is taken to be outside beyond the bounds, so that a shape that reaches them is closed there.
 

@@ -132,7 +132,7 @@ class SparseNeuSReconstructor:
         """
         progress.step(0, 1)
         frame = self.frame(views)
-        sources = self._look(views, frame)
+        sources = self.look(views, frame)
         with torch.inference_mode(), self._autocast():
             conditional = self.network.build(sources)
         progress.step(1, 1)
@@ -154,7 +154,7 @@ class SparseNeuSReconstructor:
             points: [N, 3] in the object frame.
             normals: unit [N, 3], outward.
         """
-        conditional = Conditional(field.volume, field.mask, self._look(views, field.frame))
+        conditional = Conditional(field.volume, field.mask, self.look(views, field.frame))
         step = BLEND_CHUNK.get(self.device.type, LARGE_CHUNK) // conditional.sources.centers.shape[1]
         positions = torch.from_numpy(field.frame.to_unit(points)).to(self.device).split(step)
         outward = torch.from_numpy(field.frame.directions_to_unit(normals)).to(self.device).split(step)
@@ -165,7 +165,7 @@ class SparseNeuSReconstructor:
             ]
         return torch.cat(parts).cpu().numpy()
 
-    def _look(self, views: ViewSet, frame: Frame) -> Sources:
+    def look(self, views: ViewSet, frame: Frame) -> Sources:
         """The features of the views, kept until others are looked at."""
         if self._looked is not None and _same(self._looked[0], self._looked[1], views, frame):
             return self._looked[2]
@@ -188,6 +188,10 @@ class SparseNeuSReconstructor:
             )
         self._looked = (views, frame, sources)
         return sources
+
+    def forget(self) -> None:
+        """Lets go of the features that are kept."""
+        self._looked = None
 
     def _tensor(self, array: NDArray[np.floating]) -> Tensor:
         return torch.from_numpy(array).to(self.device, torch.float32)[None]
