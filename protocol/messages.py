@@ -30,6 +30,7 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 Prompt = Annotated[str, Meta(max_length=1000)]
 Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Elevation = Annotated[float, Meta(ge=-90.0, le=90.0)]
+PictureCoordinate = Annotated[float, Meta(ge=0.0, le=MAX_PICTURE_SIDE)]
 FieldOfView = Annotated[float, Meta(ge=1.0, le=120.0)]
 Commercial = Literal["yes", "no", "conditions", "unknown"]
 """Whether a licence allows commercial use; "conditions" if only under some."""
@@ -53,6 +54,14 @@ class Message(Struct, frozen=True, kw_only=True, tag_field="type"):
 # --------------------------------------------------------------------------------------------------- shared parts
 
 
+class SubjectPoint(Struct, frozen=True, kw_only=True):
+    """A point in the picture, in its pixels (top row first, centres at +0.5), that is on the subject or is not."""
+
+    x: PictureCoordinate
+    y: PictureCoordinate
+    subject: bool = True
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """What an artist can ask of a job; the same for every pipeline. `options` holds the pipeline's own settings."""
 
@@ -67,6 +76,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     target_faces: Annotated[int, Meta(ge=100, le=4_000_000)] | None = None
     """Decimate to about this many triangles; None keeps them all."""
     quality: Literal["draft", "standard", "fine"] = "standard"
+    matting: Literal["auto", "sam", "rembg", "grabcut"] = "auto"
+    """What finds the subject of a picture that has no alpha."""
+    subject_box: tuple[PictureCoordinate, PictureCoordinate, PictureCoordinate, PictureCoordinate] | None = None
+    """Left, top, right and bottom of the subject, in pixels of the picture."""
+    subject_points: Annotated[tuple[SubjectPoint, ...], Meta(max_length=64)] = ()
     options: Annotated[dict[Name, Option], Meta(max_length=64)] = {}
 
 

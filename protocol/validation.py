@@ -26,6 +26,9 @@ LABELS = {
     "resolution": "Mesh Resolution",
     "target_faces": "Target Faces",
     "quality": "Quality",
+    "matting": "Background Removal",
+    "subject_box": "Subject Box",
+    "subject_points": "Subject Points",
     "options": "Options",
     "pipeline": "Engine",
     "prompt": "Prompt",
@@ -105,6 +108,7 @@ def check_submit(message: Submit, arrays: Mapping[str, NDArray[Any]], pipelines:
         )
     if "picture" in arrays:
         check_picture(arrays["picture"], arrays.get("matte"))
+        check_subject(message.settings, arrays["picture"])
     elif "matte" in arrays:
         _check_matte(arrays["matte"])
 
@@ -190,6 +194,33 @@ def check_picture(picture: NDArray[Any], matte: NDArray[Any] | None = None) -> N
                 f"The matte is {matte.shape[1]} x {matte.shape[0]} pixels, the picture {width} x {height}.",
                 "Use a matte of the picture's size.",
                 field="matte",
+            )
+
+
+def check_subject(settings: Settings, picture: NDArray[Any]) -> None:
+    """Checks that the box and the points that say where the subject is lie in the picture, uint8 [H, W, 4].
+
+    Raises:
+        TurnaroundError: `settings.invalid`, with the field.
+    """
+    height, width = picture.shape[:2]
+    hint = f"The picture is {width} x {height} pixels; left and top come first."
+    if settings.subject_box is not None:
+        left, top, right, bottom = settings.subject_box
+        if not (0 <= left <= right - 1 <= width - 1 and 0 <= top <= bottom - 1 <= height - 1):
+            raise TurnaroundError(
+                "settings.invalid",
+                f"Subject Box {left:g}, {top:g}, {right:g}, {bottom:g} is not in the picture.",
+                hint,
+                field="subject_box",
+            )
+    for point in settings.subject_points:
+        if not (0 <= point.x <= width and 0 <= point.y <= height):
+            raise TurnaroundError(
+                "settings.invalid",
+                f"Subject Point {point.x:g}, {point.y:g} is not in the picture.",
+                hint,
+                field="subject_points",
             )
 
 

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.preparation.engines import GrabCut, Segmenter
 from backend.preparation.picture import check_picture
-from backend.preparation.segmentation import OBJECT_SHARE, WORK_SIDE, Floats, Mask, objects, segment
+from backend.preparation.segmentation import ANYTHING, OBJECT_SHARE, WORK_SIDE, Floats, Mask, Prompt, objects
 from protocol.errors import TurnaroundError
 
 CLEAR_SHARE = 0.002
@@ -21,12 +22,23 @@ CLEAR_SHARE = 0.002
 CLEAR = 26
 
 
-def cut_out(picture: NDArray[np.uint8], matte: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+GRABCUT = GrabCut()
+
+
+def cut_out(
+    picture: NDArray[np.uint8],
+    matte: NDArray[np.uint8] | None = None,
+    *,
+    segmenter: Segmenter = GRABCUT,
+    prompt: Prompt = ANYTHING,
+) -> NDArray[np.uint8]:
     """The picture with its background transparent.
 
     Args:
         picture: uint8 [H, W, 4], straight alpha.
         matte: uint8 [H, W], the subject's alpha if someone has drawn it; it replaces all else.
+        segmenter: finds the subject if the picture is opaque; see `engines.choose`.
+        prompt: where the artist says that the subject is.
 
     Returns:
         uint8 [H, W, 4], straight alpha, the background's pixels black and clear.
@@ -54,7 +66,7 @@ def cut_out(picture: NDArray[np.uint8], matte: NDArray[np.uint8] | None = None) 
     if (alpha < CLEAR).mean() >= CLEAR_SHARE:
         kept = np.where(objects(alpha >= CLEAR, OBJECT_SHARE / 100), alpha, 0).astype(np.uint8)
         return _assemble(picture[..., :3], kept)
-    soft = _soft_edge(picture[..., :3], segment(picture[..., :3]))
+    soft = _soft_edge(picture[..., :3], segmenter(picture[..., :3], prompt))
     return _assemble(_clean_edge(picture[..., :3], soft), np.round(soft * 255).astype(np.uint8))
 
 

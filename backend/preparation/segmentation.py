@@ -6,6 +6,8 @@ The background is learnt from the picture's border and followed inwards, into so
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +33,56 @@ OBJECT_SHARE = 0.1
 """Parts with at least this share of the largest part's area are objects of their own; smaller ones are dropped."""
 
 
-def segment(rgb: NDArray[np.uint8]) -> Mask:
+@dataclass(frozen=True)
+class Prompt:
+    """Where the subject is, if the artist says so, in pixels of the picture with centres at +0.5.
+
+    Attributes:
+        box: left, top, right and bottom of the subject.
+        points: (x, y, whether it is on the subject).
+    """
+
+    box: tuple[float, float, float, float] | None = None
+    points: tuple[tuple[float, float, bool], ...] = ()
+
+    @property
+    def subject_points(self) -> tuple[tuple[float, float, bool], ...]:
+        """The points that are on the subject."""
+        return tuple(point for point in self.points if point[2])
+
+    def scaled(self, factor: float) -> Prompt:
+        """The same in a picture `factor` times as large."""
+        box = self.box and (self.box[0] * factor, self.box[1] * factor, self.box[2] * factor, self.box[3] * factor)
+        return Prompt(box, tuple((x * factor, y * factor, on) for x, y, on in self.points))
+
+    def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The box in whole pixels of a picture, at least one each way; all of it if there is none."""
+        if self.box is None:
+            return 0, 0, width, height
+        left, top = (int(np.clip(v, 0, n - 1)) for v, n in zip(self.box[:2], (width, height), strict=True))
+        right, bottom = (int(np.ceil(min(v, n))) for v, n in zip(self.box[2:], (width, height), strict=True))
+        return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+ANYTHING = Prompt()
+"""The artist has said nothing."""
+
+
+def work_size(rgb: NDArray[np.uint8]) -> tuple[int, int]:
+    """Width and height that a picture [H, W, 3] is segmented at."""
+    scale = min(1.0, WORK_SIDE / max(rgb.shape[:2]))
+    return max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
+
+
+def segment(rgb: NDArray[np.uint8], prompt: Prompt = ANYTHING) -> Mask:
     """The subject of an opaque picture.
+
+    A white spot of the subject on a white background looks like a hole. A hole is taken for one, for nearly all are:
+    of the 68 found in pictures of 234 props on white, none was the subject's own. A point in it says that it is.
 
     Args:
         rgb: uint8 [H, W, 3].
+        prompt: where the subject is.
 
     Returns:
         [h, w], true on the subject; of the picture reduced to `WORK_SIDE`.
@@ -43,30 +90,83 @@ def segment(rgb: NDArray[np.uint8]) -> Mask:
     Raises:
         TurnaroundError: `picture.no_subject`, nothing stands out.
     """
-    scale = min(1.0, WORK_SIDE / max(rgb.shape[:2]))
-    width, height = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
+    width, height = work_size(rgb)
     small = np.ascontiguousarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-    lab = np.asarray(cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float32)
-    background = _background(_calm(lab))
-    # GrabCut decides in a band about the outline alone: black tyres and a black shadow are one colour to it. What it
-    # calls the subject at first is free of the ring that smoothing has put about it.
-    window, depth = np.ones((3, 3), np.uint8), max(1, min(height, width) // 128)
-    inside = cv2.erode((~background).astype(np.uint8), window, iterations=max(1, depth - 1), borderValue=(1,))
-    subject_core = cv2.erode((~background).astype(np.uint8), window, iterations=depth, borderValue=(1,)) > 0
-    background_core = cv2.erode(background.astype(np.uint8), window, borderValue=(1,)) > 0
-    labels = np.where(inside, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[background_core] = cv2.GC_BGD
-    labels[subject_core] = cv2.GC_FGD
-    if not subject_core.any() or not background_core.any():
+    prompt = prompt.scaled(width / rgb.shape[1])
+    labels = _first_guess(small, prompt)
+    if not _is_subject(labels).any() or _is_subject(labels).all():
         raise _no_subject()
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)  # its clusters start at random; the same picture must give the same subject
     cv2.grabCut(small, labels, (0, 0, 0, 0), *models, 5, cv2.GC_INIT_WITH_MASK)
-    subject = objects((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD), OBJECT_SHARE)
-    subject = ~objects(~subject, 0.001)  # pinholes are not holes
-    if not 0.002 < subject.mean() < 0.97:
+    subject = objects(chosen_parts(_is_subject(labels), prompt), OBJECT_SHARE)
+    return check_subject(~objects(~subject, 0.001))  # pinholes are not holes
+
+
+def _is_subject(labels: NDArray[np.uint8]) -> Mask:
+    return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+
+
+def _first_guess(small: NDArray[np.uint8], prompt: Prompt) -> NDArray[np.uint8]:
+    """GrabCut's labels to begin with."""
+    height, width = small.shape[:2]
+    lab = np.asarray(cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float32)
+    background = _background(_calm(lab))
+    left, top, right, bottom = prompt.pixels(width, height)
+    outside = np.ones((height, width), bool)
+    outside[top:bottom, left:right] = False
+    if outside.any() and background[outside].mean() < 0.5:  # no plain background: GrabCut's own way with a box
+        labels = np.where(outside, cv2.GC_BGD, cv2.GC_PR_FGD).astype(np.uint8)
+    else:
+        for x, y, on in prompt.points:
+            if on:  # in a hole, which is none then
+                background &= ~_part_at(background, x, y, enclosed=True)
+        background = outside | ~chosen_parts(~background, prompt)
+        # GrabCut decides in a band about the outline alone: black tyres and a black shadow are one colour to it. What
+        # it calls the subject at first is free of the ring that smoothing has put about it.
+        window, depth = np.ones((3, 3), np.uint8), max(1, min(height, width) // 128)
+        inside = cv2.erode((~background).astype(np.uint8), window, iterations=max(1, depth - 1), borderValue=(1,))
+        subject_core = cv2.erode((~background).astype(np.uint8), window, iterations=depth, borderValue=(1,)) > 0
+        background_core = cv2.erode(background.astype(np.uint8), window, borderValue=(1,)) > 0
+        labels = np.where(inside, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+        labels[background_core | outside] = cv2.GC_BGD
+        labels[subject_core] = cv2.GC_FGD
+        if not subject_core.any() or not background_core.any():
+            raise _no_subject()
+    for x, y, on in prompt.points:
+        cv2.circle(labels, (int(x), int(y)), 2, [cv2.GC_FGD if on else cv2.GC_BGD], -1)
+    return labels
+
+
+def _part_at(mask: Mask, x: float, y: float, *, enclosed: bool = False) -> Mask:
+    """The connected part of a mask that a point lies on, or nothing; if `enclosed`, only one off the borders."""
+    height, width = mask.shape
+    labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[1]
+    label = labels[int(np.clip(y, 0, height - 1)), int(np.clip(x, 0, width - 1))]
+    part = (labels == label) & (label > 0)
+    return np.asarray(part & ~(enclosed and bool(part[_border(height, width, 1)].any())), bool)
+
+
+def chosen_parts(mask: Mask, prompt: Prompt) -> Mask:
+    """The parts of a mask that the artist's points choose: those on one of the subject's, without those of others."""
+    wanted = [_part_at(mask, x, y) for x, y, on in prompt.points if on]
+    kept = np.any(wanted, axis=0) if wanted else mask
+    for x, y, on in prompt.points:
+        part = _part_at(mask, x, y)
+        if not on and not any((part & other).any() for other in wanted):
+            kept = kept & ~part
+    return np.asarray(kept, bool)
+
+
+def check_subject(mask: Mask) -> Mask:
+    """The mask, if there is something on it and something left out.
+
+    Raises:
+        TurnaroundError: `picture.no_subject`.
+    """
+    if not 0.002 < mask.mean() < 0.97:
         raise _no_subject()
-    return subject
+    return mask
 
 
 def _no_subject() -> TurnaroundError:

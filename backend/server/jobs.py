@@ -31,7 +31,7 @@ from protocol.messages import (
     Result,
     Submit,
 )
-from protocol.validation import check_imagine, check_picture, check_submit
+from protocol.validation import check_imagine, check_picture, check_subject, check_submit
 
 MAX_QUEUED = 256
 MAX_ATTEMPTS = 2
@@ -338,4 +338,5 @@ class Jobs:
         earlier = dict(self._journal.pictures(self._known(message.picture_of)))
         together = earlier | arrays
         check_picture(together["picture"], together.get("matte"))
+        check_subject(message.settings, together["picture"])
         return together

@@ -132,6 +132,21 @@ def test_warnings_name_what_is_wrong():
     assert warnings(0 * good) == []
 
 
+def test_warnings_of_pictures_without_alpha():
+    """The same said of what matting has cut out of an opaque picture."""
+
+    def said(subject: np.ndarray) -> list[str]:
+        picture = on(np.full(3, 225.0), subject)
+        return warnings(cut_out(picture), picture)
+
+    assert said(toy()) == []
+    assert said(toy(shift=(-0.35, 0.0))) == ["Touches the left border: the shape will be cut."]
+    assert said(toy(shift=(0.0, 0.3))) == ["Touches the bottom border: the shape will be cut."]
+    pair = np.hstack([toy(scale=0.8), toy(scale=0.5)])
+    assert said(pair) == ["Shows 2 separate objects: they become one shape."]
+    assert said(toy(scale=0.3)) == ["The subject is only 51 pixels large: details will be missing."]
+
+
 @pytest.mark.parametrize("size", [256, 420])
 def test_blur_is_noticed_on_the_picture_and_on_alpha(size):
     sharp = on(np.full(3, 230.0), toy(size))

@@ -1,0 +1,129 @@
+"""The engines that can find the subject of an opaque picture, and the choice between them.
+
+Segment Anything is best where it is installed, then rembg, then GrabCut, which is always there. A picture's own alpha
+or a matte that somebody has painted goes before all of them (see `matting`).
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from backend.preparation.segmentation import (
+    OBJECT_SHARE,
+    Mask,
+    Prompt,
+    check_subject,
+    chosen_parts,
+    objects,
+    segment,
+    work_size,
+)
+from backend.weights.store import catalogue, is_present, weights_folder
+from protocol.errors import TurnaroundError
+
+EngineName = Literal["auto", "sam", "rembg", "grabcut"]
+
+REMBG_MODEL = "u2net"
+
+
+class Segmenter(Protocol):
+    """Finds the subject of a picture."""
+
+    @property
+    def key(self) -> str:
+        """Tells this engine, with its weights, from any other; a part of the matting stage's key."""
+
+    def __call__(self, rgb: NDArray[np.uint8], prompt: Prompt) -> Mask:
+        """The subject, [h, w] at `segmentation.work_size`, of an opaque picture, uint8 [H, W, 3].
+
+        Raises:
+            TurnaroundError: `picture.no_subject`, nothing stands out.
+        """
+
+
+class GrabCut:
+    """A `Segmenter` without weights; best on plain backgrounds."""
+
+    key = "grabcut"
+
+    def __call__(self, rgb: NDArray[np.uint8], prompt: Prompt) -> Mask:
+        """See `segmentation.segment`."""
+        return segment(rgb, prompt)
+
+
+class Rembg:
+    """A `Segmenter`: the rembg package, if it is installed. It knows no prompts: those crop and choose its answer."""
+
+    @property
+    def key(self) -> str:
+        """Name and version."""
+        return f"rembg {version('rembg')} {REMBG_MODEL}"
+
+    def __call__(self, rgb: NDArray[np.uint8], prompt: Prompt) -> Mask:
+        """See `Segmenter`; what lies outside of the artist's box is not shown to it."""
+        from rembg import new_session, remove
+
+        height, width = rgb.shape[:2]
+        left, top, right, bottom = prompt.pixels(width, height)
+        matte = np.zeros((height, width), np.uint8)
+        part = Image.fromarray(np.ascontiguousarray(rgb[top:bottom, left:right]))
+        matte[top:bottom, left:right] = remove(part, session=new_session(REMBG_MODEL), only_mask=True)
+        size = work_size(rgb)
+        mask = cv2.resize(matte, size, interpolation=cv2.INTER_AREA) > 127
+        chosen = chosen_parts(np.asarray(mask, bool), prompt.scaled(size[0] / width))
+        return check_subject(objects(chosen, OBJECT_SHARE))
+
+
+def choose(name: EngineName = "auto", *, sam: Path | None = None, device: str = "cpu") -> Segmenter:
+    """The engine of a name.
+
+    Args:
+        name: "auto" is the best one whose weights are on this machine; the others are as they say.
+        sam: folder of Segment Anything's weights; None if there are none.
+        device: torch device.
+
+    Raises:
+        TurnaroundError: `matting.missing`, the engine that was asked for is not installed.
+    """
+    if name == "sam" and sam is None:
+        raise _missing("Segment Anything is not installed.", "Install it with: turnaround models install sam-vit-huge")
+    if name == "rembg" and not _has_rembg():
+        raise _missing("rembg is not installed.", 'Install it with: pip install "rembg[cpu]"')
+    if sam is not None and name in ("auto", "sam"):
+        from backend.preparation.sam import Sam  # torch and transformers are imported when they are needed
+
+        return Sam(sam, device)
+    if name == "rembg" or (name == "auto" and _has_rembg() and _rembg_weights().is_file()):
+        return Rembg()
+    return GrabCut()
+
+
+def installed_sam() -> Path | None:
+    """Folder of the first Segment Anything of the catalogue whose files are on this machine."""
+    return next((weights_folder(e) for e in catalogue() if e.layout == "sam" and is_present(e)), None)
+
+
+def _has_rembg() -> bool:
+    try:
+        return find_spec("rembg") is not None and bool(version("rembg"))
+    except (PackageNotFoundError, ValueError):
+        return False
+
+
+def _rembg_weights() -> Path:
+    """Where rembg keeps its weights: it would download them, which nobody has asked for if the engine is "auto"."""
+    home = os.environ.get("U2NET_HOME") or str(Path(os.environ.get("XDG_DATA_HOME", "~")) / ".u2net")
+    return Path(home).expanduser() / f"{REMBG_MODEL}.onnx"
+
+
+def _missing(sentence: str, hint: str) -> TurnaroundError:
+    return TurnaroundError("matting.missing", sentence, hint, field="matting")
