@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import msgspec
 import numpy as np
 
 from backend.generators.text.base import Painting
@@ -91,6 +92,9 @@ class Fake:
 def misbehave(mode, cache):
     if mode == "oom":
         raise MemoryError
+    if mode == "oom_once" and cache.get("full") is None:
+        cache.put("full", {"yes": np.ones(1, np.uint8)})
+        raise MemoryError
     if mode == "error":
         raise ZeroDivisionError("by design")
     if mode == "refuse":
@@ -106,12 +110,13 @@ class FakePainter:
     def __init__(self, name="brush", ready=True):
         hint = "" if ready else "Install it: turnaround models install dry"
         self._info = PainterInfo(name=name, label=name.title(), ready=ready, hint=hint, licence="CC0-1.0")
+        self._freed = False
 
     def info(self):
         return self._info
 
     def free(self):
-        pass
+        self._freed = True
 
     def paint(self, request, *, device, cache, progress):
         steps = request.steps or 5
@@ -126,6 +131,8 @@ class FakePainter:
         fields = {name: getattr(request, name) for name in ("prompt", "negative_prompt", "single_object", "seed")}
         info = self._info
         report = PictureReport(**fields, steps=steps, painter=info.name, label=info.label, licence=info.licence)
+        if self._freed:
+            report = msgspec.structs.replace(report, warnings=("freed before",))
         return Painting(picture, report)
 
 

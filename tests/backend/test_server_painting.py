@@ -115,6 +115,12 @@ def test_a_painter_that_dies_is_started_once_more(client):
     assert fails(client, "crash").code == "worker.crashed"
 
 
+def test_what_needs_the_memory_that_others_hold_is_tried_again_without_them(client):
+    assert fails(client, "crash").code == "worker.crashed"  # so that the next worker has freed nothing yet
+    assert not painted(client, imagine(client))[2].warnings
+    assert painted(client, imagine(client, "oom_once"))[2].warnings == ("freed before",)
+
+
 def test_the_same_request_is_one_job_and_its_picture_can_be_fetched_later(client, backend):
     request = imagine(client, "a mug", seed=3)
     job, picture, report = painted(client, request)
