@@ -19,10 +19,10 @@ import zmq
 from numpy.typing import NDArray
 from zmq.utils.monitor import recv_monitor_message
 
-from .connection import Address, unreachable, version_error
+from .connection import Address, dealer, unreachable, version_error
 from .errors import TurnaroundError
 from .followed import Followed
-from .framing import MAX_FRAME, Buffer, FieldError, Joining, ProtocolError, Received, decode_header, encode
+from .framing import Buffer, FieldError, Joining, ProtocolError, Received, decode_header, encode
 from .messages import (
     PROTOCOL_VERSION,
     Accepted,
@@ -268,23 +268,7 @@ class Client:
         except TurnaroundError as problem:
             self._lost(problem)
             return
-        socket = self._context.socket(zmq.DEALER)
-        socket.linger = 0
-        socket.curve_serverkey = address.server_key.encode()
-        socket.curve_publickey, socket.curve_secretkey = address.keys.public.encode(), address.keys.secret.encode()
-        for option, value in (
-            (zmq.MAXMSGSIZE, MAX_FRAME),
-            # Connecting again is done here, with a fresh socket, so that no old message lingers. Never (-1) would drop
-            # what arrived before a disconnection, so: in a day.
-            (zmq.RECONNECT_IVL, 86_400_000),
-            (zmq.HANDSHAKE_IVL, 3000),
-            (zmq.CONNECT_TIMEOUT, 3000),
-            (zmq.HEARTBEAT_IVL, 2000),
-            (zmq.HEARTBEAT_TIMEOUT, 10_000),
-            (zmq.HEARTBEAT_TTL, 10_000),
-            (zmq.IPV6, int(":" in address.host)),
-        ):
-            socket.setsockopt(option, value)
+        socket = dealer(self._context, address)
         self._address, self._socket, self._monitor = address, socket, socket.get_monitor_socket()
         self._tcp = self._greeted = False
         try:

@@ -20,6 +20,7 @@ import zmq
 from zmq.utils import z85
 
 from .errors import TurnaroundError
+from .framing import MAX_FRAME
 from .messages import PROTOCOL_VERSION
 from .security import KeyPair, client_key_path, client_keys, home, load, private_folder, write_private
 
@@ -146,6 +147,28 @@ def parse(text: str) -> Address:
             "This is not a connection string.",
             f'Paste the whole line that the backend shows; it starts with "{SCHEME}://".',
         ) from None
+
+
+def dealer(context: zmq.Context, address: Address) -> zmq.Socket:
+    """A client's socket for a backend, not yet connected; with this program's keys, and the backend's to check."""
+    socket = context.socket(zmq.DEALER)
+    socket.linger = 0
+    socket.curve_serverkey = address.server_key.encode()
+    socket.curve_publickey, socket.curve_secretkey = address.keys.public.encode(), address.keys.secret.encode()
+    for option, value in (
+        (zmq.MAXMSGSIZE, MAX_FRAME),
+        # Connecting again is done by the client, with a fresh socket, so that no old message lingers. Never (-1) would
+        # drop what arrived before a disconnection, so: in a day.
+        (zmq.RECONNECT_IVL, 86_400_000),
+        (zmq.HANDSHAKE_IVL, 3000),
+        (zmq.CONNECT_TIMEOUT, 3000),
+        (zmq.HEARTBEAT_IVL, 2000),
+        (zmq.HEARTBEAT_TIMEOUT, 10_000),
+        (zmq.HEARTBEAT_TTL, 10_000),
+        (zmq.IPV6, int(":" in address.host)),
+    ):
+        socket.setsockopt(option, value)
+    return socket
 
 
 def version_error(theirs: int, version: str = "") -> TurnaroundError:
