@@ -173,9 +173,9 @@ def compare_colors(golden: Golden, network: SparseNeuS, conditional: Conditional
         for name, directions in {"query": towards, "normal": outward}.items():
             golden.close(f"train_color_{name}_view", network.colors(points, directions, conditional)[0], 1e-5)
             rays = ray_difference(points[:, :16], directions[:, :16], sources.centers)[0]
-            golden.close(f"train_color_{name}_raydiff_first16", rays.transpose(0, 1), 1e-4)
-        golden.equal("train_color_mask", network.visible(points, conditional)[0].T)
-        sampled = torch.cat(network.sample(points[:, :8], sources), dim=-1)[0].transpose(0, 1)
+            golden.close(f"train_color_{name}_raydiff_first16", rays, 1e-4)
+        golden.equal("train_color_mask", network.visible(points, conditional)[0])
+        sampled = torch.cat(network.sample(points[:, :8], sources), dim=-1)[0]
         golden.close("train_color_rgbfeat_first8", sampled, 5e-5)
 
 

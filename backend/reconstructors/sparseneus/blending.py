@@ -18,50 +18,52 @@ class BlendingNetwork(nn.Module):
         super().__init__()
         geometry, features = config.regularizer_channels[0], config.fused_channels + 3
         self.s = nn.Parameter(torch.tensor(0.2))
-        self.ray_dir_fc = nn.Sequential(nn.Linear(4, 16), nn.ELU(), nn.Linear(16, features), nn.ELU())
-        self.base_fc = nn.Sequential(nn.Linear(geometry + 3 * features, 64), nn.ELU(), nn.Linear(64, 32), nn.ELU())
-        self.vis_fc = nn.Sequential(nn.Linear(32, 32), nn.ELU(), nn.Linear(32, 33), nn.ELU())
-        self.vis_fc2 = nn.Sequential(nn.Linear(32, 32), nn.ELU(), nn.Linear(32, 1), nn.Sigmoid())
-        self.rgb_fc = nn.Sequential(nn.Linear(37, 16), nn.ELU(), nn.Linear(16, 8), nn.ELU(), nn.Linear(8, 1))
+        elu = nn.ELU(inplace=True)
+        self.ray_dir_fc = nn.Sequential(nn.Linear(4, 16), elu, nn.Linear(16, features), elu)
+        self.base_fc = nn.Sequential(nn.Linear(geometry + 3 * features, 64), elu, nn.Linear(64, 32), elu)
+        self.vis_fc = nn.Sequential(nn.Linear(32, 32), elu, nn.Linear(32, 33), elu)
+        self.vis_fc2 = nn.Sequential(nn.Linear(32, 32), elu, nn.Linear(32, 1), nn.Sigmoid())
+        self.rgb_fc = nn.Sequential(nn.Linear(37, 16), elu, nn.Linear(16, 8), elu, nn.Linear(8, 1))
 
     def forward(self, geometry: Tensor, colors: Tensor, features: Tensor, rays: Tensor, mask: Tensor) -> Tensor:
-        """Blended colours [..., 3] in 0..1.
+        """Blended colours [B, P, 3] in 0..1.
 
         Args:
-            geometry: volume features of the points, [..., C].
-            colors: the views' colours there, [..., V, 3].
-            features: their fused features, [..., V, fused].
-            rays: `ray_difference`, [..., V, 4].
-            mask: whether a view sees the point, [..., V, 1].
+            geometry: volume features of the points, [B, P, C].
+            colors: the views' colours there, [B, V, P, 3].
+            features: their fused features, [B, V, P, fused].
+            rays: `ray_difference`, [B, V, P, 4].
+            mask: whether a view sees the point, [B, V, P, 1].
         """
         f = torch.cat([colors, features], dim=-1) + self.ray_dir_fc(rays)
         weight = torch.exp(self.s.abs() * (rays[..., 3:] - 1))
-        weight = (weight - weight.amin(dim=-2, keepdim=True)) * mask
-        weight = weight / (weight.sum(dim=-2, keepdim=True) + 1e-8)
-        mean = (f * weight).sum(dim=-2, keepdim=True)
-        variance = (weight * (f - mean).square()).sum(dim=-2, keepdim=True)
-        h = self.base_fc[1:](self._first(torch.cat([geometry[..., None, :], mean, variance], dim=-1), f))
+        weight = (weight - weight.amin(dim=1, keepdim=True)) * mask
+        weight = weight / (weight.sum(dim=1, keepdim=True) + 1e-8)
+        weighted = f * weight
+        mean = weighted.sum(dim=1, keepdim=True)
+        variance = (weighted * f).sum(dim=1, keepdim=True) - mean.square() * (2 - weight.sum(dim=1, keepdim=True))
+        h = self.base_fc[1:](self._first(torch.cat([geometry[:, None], mean, variance], dim=-1), f))
         residual, visible = self.vis_fc(h * weight).split([32, 1], dim=-1)
         h = h + residual
         visible = self.vis_fc2(h * (torch.sigmoid(visible) * mask)) * mask
         logit = self.rgb_fc(torch.cat([h, visible, rays], dim=-1)).masked_fill(mask == 0, -1e9)
-        return (F.softmax(logit, dim=-2) * colors).sum(dim=-2)
+        return (F.softmax(logit, dim=1) * colors).sum(dim=1)
 
     def _first(self, shared: Tensor, each: Tensor) -> Tensor:
-        """`base_fc`'s first layer of what all views share, [..., 1, S], and each its own, [..., V, F], concatenated."""
+        """`base_fc`'s first layer of what all views share, [B, 1, P, S], and each its own, [B, V, P, F], joined."""
         layer = cast(nn.Linear, self.base_fc[0])
         of_shared, of_each = layer.weight.split([shared.shape[-1], each.shape[-1]], dim=1)
         return F.linear(shared, of_shared, layer.bias) + F.linear(each, of_each)
 
 
 def ray_difference(points: Tensor, normals: Tensor, centers: Tensor) -> Tensor:
-    """How each view looks at each point, relative to its normal: [B, P, V, 4].
+    """How each view looks at each point, relative to its normal: [B, V, P, 4].
 
     Args:
         points, normals: [B, P, 3], normals of unit length (outward).
         centers: of the cameras, [B, V, 3].
     """
-    towards = F.normalize(centers[:, None] - points[:, :, None], dim=-1)
-    difference = normals[:, :, None] - towards
+    towards = F.normalize(centers[:, :, None] - points[:, None], dim=-1)
+    difference = normals[:, None] - towards
     unit = difference / difference.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-    return torch.cat([unit, (normals[:, :, None] * towards).sum(-1, keepdim=True)], dim=-1)
+    return torch.cat([unit, (normals[:, None] * towards).sum(-1, keepdim=True)], dim=-1)

@@ -123,18 +123,18 @@ class SparseNeuS(nn.Module):
         return self.sdf_network_lod0.sdf_layer.distance(points, latent), latent
 
     def visible(self, points: Tensor, conditional: Conditional) -> Tensor:
-        """Whether views see active points: [B, P, V] of points [B, P, 3]."""
+        """Whether views see active points: [B, V, P] of points [B, P, 3]."""
         grid = points.flip(-1)[:, :, None, None, :]
         active = F.grid_sample(conditional.mask, grid, align_corners=True)[:, 0, :, 0, 0] > 0
-        return (self._seen(points, conditional.sources)[1] & active[:, None]).transpose(1, 2)
+        return self._seen(points, conditional.sources)[1] & active[:, None]
 
     def sample(self, points: Tensor, sources: Sources) -> tuple[Tensor, Tensor]:
-        """The views' colours [B, P, V, 3] and features [B, P, V, F] where they see points [B, P, 3]; else zeros."""
+        """The views' colours [B, V, P, 3] and features [B, V, P, F] where they see points [B, P, 3]; else zeros."""
         pixels, seen = self._seen(points, sources)
         pixels = torch.where(seen[..., None], pixels, -1e4)  # half a pixel outside is outside
         colors = sample_maps(sources.images, pixels)
         features = sample_maps(sources.fused.to(sources.images.dtype), pixels)
-        return colors.permute(0, 3, 1, 2), features.permute(0, 3, 1, 2)
+        return colors.transpose(2, 3).contiguous(), features.transpose(2, 3).contiguous()
 
     def colors(self, points: Tensor, normals: Tensor, conditional: Conditional) -> Tensor:
         """Colours [B, P, 3] in 0..1 of points [B, P, 3].

@@ -29,10 +29,10 @@ from protocol.errors import TurnaroundError
 
 F32 = NDArray[np.float32]
 
-DISTANCE_CHUNK = {"cpu": 1 << 12}
+DISTANCE_CHUNK = {"cpu": 1 << 13}
 """Points whose distances are computed at once; on a CPU few enough that what lies between the layers stays cached."""
 
-BLEND_CHUNK = {"cpu": 1 << 14}
+BLEND_CHUNK = {"cpu": 1 << 13}
 """The same for colours, counted in points times views."""
 
 LARGE_CHUNK = 1 << 19

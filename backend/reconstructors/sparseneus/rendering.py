@@ -180,7 +180,7 @@ def _integrate(
     opacities = weights.sum(-1)
     depths = (z * weights).sum(-1)
     with torch.no_grad():
-        views = network.visible(points.reshape(1, -1, 3), conditional)[0].sum(-1).view(z.shape)
+        views = network.visible(points.reshape(1, -1, 3), conditional)[0].sum(0).view(z.shape)
     return Rendered(
         colors=(colors * weights[..., None]).sum(1) + background * (1 - opacities[:, None]),
         valid=(views >= LEAST_VIEWS).sum(-1) > LEAST_SAMPLES,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from backend.reconstructors.sparseneus.config import SparseNeuSConfig
 from backend.reconstructors.sparseneus.norm import NormParameters
 
-GATHER_POINTS = 1 << 14
+GATHER_POINTS = 1 << 17
 """Points whose features are gathered at once on a CPU where nothing is learned: the sums stay in the cache."""
 
 
