@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from protocol.errors import TurnaroundError
+
 from .console import Verbose, error_console, output_console
 from .device import Device, DeviceChoice, choose
+
+OF_PUBLISHED = "Of sparseneus-published alone"
 
 
 def train(
@@ -31,11 +36,40 @@ def train(
     ] = None,
     generator: Annotated[
         Path | None,
-        typer.Option(help="Generator whose views a reconstructor learns from too.", exists=True, dir_okay=False),
+        typer.Option(
+            help="Generator whose views a reconstructor learns from too: a file; of sparseneus-published a Zero123's "
+            "folder, by default the one that is installed.",
+            exists=True,
+        ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Objects a step.", min=1)] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="The highest; a lower one suits weights that are trained already.", min=1e-7)
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="In all; 300,000 as published.", min=1, rich_help_panel=OF_PUBLISHED)
+    ] = None,
+    drawn_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the source views, those that are drawn; 0.5.", min=0, max=1, rich_help_panel=OF_PUBLISHED
+        ),
+    ] = None,
+    depth_weight: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the depth loss: 1 as in the paper, 0 as in the released configuration.",
+            min=0,
+            rich_help_panel=OF_PUBLISHED,
+        ),
+    ] = None,
+    mask_weight: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the mask loss: 0 as in the paper, 0.01 to 0.1 as in the released configuration.",
+            min=0,
+            rich_help_panel=OF_PUBLISHED,
+        ),
     ] = None,
     cache: Annotated[Path, typer.Option(help="Where rendered training pictures are kept.")] = Path(".cache"),
     device: Device = DeviceChoice.AUTO,
@@ -44,22 +78,57 @@ def train(
     """Train one of the networks on a folder of meshes, or go on where the last run stopped.
 
     First sparseneus and elevation, then xunet with --reconstructor, then sparseneus again with --start-from and
-    --generator, so that it learns what drawn views are worth.
+    --generator, so that it learns what drawn views are worth. These are the small networks that ship.
+
+    sparseneus-published is the reconstructor of One-2-3-45 at its published size and trained as published, which takes
+    days on GPUs: "accelerate launch -m backend.cli train sparseneus-published ..." uses several.
     """
+    from backend.training import published
     from backend.training.run import train as run
 
-    weights = run(
-        name,
-        meshes,
-        minutes,
-        choose(device),
-        output,
-        start_from=start_from,
-        reconstructor=reconstructor,
-        generator=generator,
-        cache=cache,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        log=lambda line: error_console().print(line, markup=False, highlight=False),
-    )
+    def log(line: str) -> None:
+        error_console().print(line, markup=False, highlight=False)
+
+    loss = {"depth": depth_weight, "mask": mask_weight}
+    if name == published.NAME:
+        _refuse(name, {"--reconstructor": reconstructor})
+        weights = published.train(
+            meshes,
+            published.chosen(
+                steps=steps, batch_size=batch_size, learning_rate=learning_rate, drawn_share=drawn_share, loss=loss
+            ),
+            minutes=minutes,
+            device=choose(device),
+            output=output,
+            start_from=start_from,
+            zero123=generator or published.installed_zero123(),
+            cache=cache,
+            log=log,
+        )
+    else:
+        given = {"--steps": steps, "--drawn-share": drawn_share}
+        _refuse(name, given | {f"--{part}-weight": weight for part, weight in loss.items()})
+        if generator is not None and generator.is_dir():
+            raise TurnaroundError("train.generator", f"{generator} is a folder.", "Give a weights file.")
+        weights = run(
+            name,
+            meshes,
+            minutes,
+            choose(device),
+            output,
+            start_from=start_from,
+            reconstructor=reconstructor,
+            generator=generator,
+            cache=cache,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            log=log,
+        )
     output_console().print(str(weights), markup=False)
+
+
+def _refuse(name: str, options: Mapping[str, object]) -> None:
+    """Says which options have no meaning for this network, rather than to leave them out in silence."""
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        raise TurnaroundError("train.option", f"{' and '.join(given)} mean nothing for {name}.", "Leave them out.")

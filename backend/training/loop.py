@@ -12,26 +12,34 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from backend.training.batches import EpisodeTensors
 from backend.training.optimizers import make_optimizers
 from backend.weights.store import save_weights
+
+
+class Data(Protocol):
+    """What an objective draws its batches from."""
+
+    device: torch.device
 
 
 class Objective(Protocol):
     """A network with the loss that it is trained for: an nn.Module whose forward returns the loss's parts."""
 
     network: nn.Module
+    step: int
+    """Steps taken so far, told by the loop before each batch."""
 
-    def draw(self, data: EpisodeTensors, size: int, generator: torch.Generator) -> tuple[Any, ...]:
+    def draw(self, data: Any, size: int, generator: torch.Generator) -> tuple[Any, ...]:
         """A batch and whatever else `forward` takes."""
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
         """Weighted sum of the parts."""
 
-    def score(self, data: EpisodeTensors) -> dict[str, float]:
+    def score(self, data: Any) -> dict[str, float]:
         """How good the network is on validation episodes."""
 
 
@@ -47,6 +55,9 @@ class LoopConfig:
         save_every_minutes: between checkpoints and scores.
         precision: "bf16" or "no".
         seed: of the batches; batch k is the same whether or not the run was interrupted before it.
+        steps: the most in all, resumed runs counted in; None for as many as the minutes allow.
+        log_every: steps between looks at the loss, each of which waits for the device.
+        half: store the weights as float16.
     """
 
     minutes: float
@@ -58,6 +69,27 @@ class LoopConfig:
     weight_decay: float = 0.01
     precision: str = "bf16"
     seed: int = 0
+    steps: int | None = None
+    log_every: int = 10
+    half: bool = True
+
+
+MakeOptimizers = Callable[[nn.Module, LoopConfig], list[torch.optim.Optimizer]]
+"""Optimizers that together step every parameter once, at their highest learning rates."""
+
+Schedule = Callable[[LoopConfig, int, float], float]
+"""Share of the highest learning rate at a step, with this share of the minutes gone."""
+
+
+def muon_and_adamw(objective: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
+    """See `make_optimizers`."""
+    return make_optimizers(objective, config.learning_rate, config.weight_decay)
+
+
+def cosine_over_minutes(config: LoopConfig, step: int, progress: float) -> float:
+    """A warm-up in steps, then a cosine down to 2% when the minutes are used up."""
+    share = min(1.0, (step + 1) / config.warmup_steps)
+    return share * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 class _State:
@@ -75,16 +107,18 @@ class _State:
 
 def train(
     objective: Any,
-    train_data: EpisodeTensors,
-    val_data: EpisodeTensors,
+    train_data: Data,
+    val_data: Data,
     config: LoopConfig,
     folder: Path,
     weights_path: Path,
     network_config: Any,
     *,
+    optimizers_for: MakeOptimizers = muon_and_adamw,
+    schedule: Schedule = cosine_over_minutes,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Trains until the minutes are used up; call again with the same folder to go on.
+    """Trains until the minutes are used up or the steps taken; call again with the same folder to go on.
 
     Args:
         objective: an nn.Module that follows `Objective`.
@@ -92,12 +126,14 @@ def train(
         val_data: episodes to score with, never learned from.
         config: how long and how fast.
         folder: checkpoints and `log.jsonl`.
-        weights_path: where the averaged weights go at every save, fp16 safetensors with the network's config.
+        weights_path: where the averaged weights go at every save, safetensors with the network's config.
         network_config: dataclass stored in the weights' metadata.
+        optimizers_for: makes the optimizers.
+        schedule: of their learning rates.
         log: receives a line now and then.
     """
     accelerator = Accelerator(mixed_precision=config.precision, cpu=train_data.device.type == "cpu")
-    optimizers = make_optimizers(objective, config.learning_rate, config.weight_decay)
+    optimizers = optimizers_for(objective, config)
     highest = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     model, *optimizers = accelerator.prepare(objective, *optimizers)
     core = accelerator.unwrap_model(model)
@@ -111,20 +147,28 @@ def train(
         accelerator.load_state(str(checkpoint))
         log(f"going on from step {state.step}, {state.elapsed / 60:.1f} minutes in")
 
-    budget, last_save = config.minutes * 60, time.monotonic()
     resumed, started = state.elapsed, time.monotonic()
+    budget, saved = config.minutes * 60, resumed
+
+    def elapsed() -> float:
+        """Seconds of training, by the main process's clock: all have to save and to stop at the same step."""
+        now = resumed + time.monotonic() - started
+        if accelerator.num_processes == 1:
+            return now
+        return float(broadcast(torch.tensor(now, dtype=torch.float64, device=accelerator.device)))
+
     sums: dict[str, float] = {}
     count = 0
-    while state.elapsed < budget:
-        progress = state.elapsed / budget
-        share = min(1.0, (state.step + 1) / config.warmup_steps)
-        share *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+    most = math.inf if config.steps is None else config.steps
+    while state.elapsed < budget and state.step < most:
+        share = schedule(config, state.step, state.elapsed / budget)
         groups = (group for optimizer in optimizers for group in optimizer.param_groups)
         for group, rate in zip(groups, highest, strict=True):
             group["lr"] = rate * share
         generator = torch.Generator().manual_seed(
             (config.seed << 32) + state.step * accelerator.num_processes + accelerator.process_index
         )
+        core.step = state.step
         inputs = core.draw(train_data, config.batch_size, generator)
         with accelerator.autocast():
             parts = model(*inputs)
@@ -136,30 +180,33 @@ def train(
             optimizer.zero_grad()
         ema.step(core.network.parameters())
         state.step += 1
-        state.elapsed = resumed + time.monotonic() - started
-        if state.step % 10 == 0:  # reading a loss waits for the device
+        state.elapsed = elapsed()
+        if state.step % config.log_every == 0:  # reading a loss waits for the device
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             count += 1
-        due = time.monotonic() - last_save > config.save_every_minutes * 60
-        if due or state.elapsed >= budget:
+        due = state.elapsed - saved > config.save_every_minutes * 60
+        if due or state.elapsed >= budget or state.step >= most:
             if accelerator.is_main_process:
-                _save(accelerator, core, ema, val_data, folder, weights_path, network_config, state, sums, count, log)
+                losses = {name: value / max(count, 1) for name, value in sums.items()}
+                _save(
+                    accelerator, core, ema, val_data, config, folder, weights_path, network_config, state, losses, log
+                )
             accelerator.wait_for_everyone()
-            sums, count, last_save = {}, 0, time.monotonic()
+            sums, count, saved = {}, 0, elapsed()
 
 
 def _save(
     accelerator: Accelerator,
     core: Any,
     ema: EMAModel,
-    val_data: EpisodeTensors,
+    val_data: Data,
+    config: LoopConfig,
     folder: Path,
     weights_path: Path,
     network_config: Any,
     state: _State,
-    sums: dict[str, float],
-    count: int,
+    losses: dict[str, float],
     log: Callable[[str], None],
 ) -> None:
     checkpoint = folder / "checkpoint"
@@ -171,10 +218,9 @@ def _save(
     core.eval()
     with accelerator.autocast():
         scores = core.score(val_data)
-    save_weights(weights_path, core.network.state_dict(), asdict(network_config), half=True)
+    save_weights(weights_path, core.network.state_dict(), asdict(network_config), half=config.half)
     core.train()
     ema.restore(core.network.parameters())
-    losses = {name: value / max(count, 1) for name, value in sums.items()}
     row = {"step": state.step, "minutes": round(state.elapsed / 60, 2), **losses, **scores}
     with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

@@ -17,6 +17,7 @@ from backend.training.data.feedback import build_feedback
 from backend.training.data.meshes import find_meshes
 from backend.training.loop import LoopConfig
 from backend.training.loop import train as run_loop
+from backend.training.published import NAME as PUBLISHED
 from backend.weights.store import load_into, tiny_path
 from protocol.errors import TurnaroundError
 
@@ -108,7 +109,9 @@ def train(
     """
     if name not in TRAINABLES:
         raise TurnaroundError(
-            "train.unknown", f'Nothing called "{name}" can be trained.', f"Choose one of: {', '.join(TRAINABLES)}."
+            "train.unknown",
+            f'Nothing called "{name}" can be trained.',
+            f"Choose one of: {', '.join([*TRAINABLES, PUBLISHED])}.",
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
