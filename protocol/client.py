@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from zmq.utils.monitor import recv_monitor_message
 
 from .connection import Address, dealer, unreachable, version_error
+from .directions import BackendMessage
 from .errors import TurnaroundError
 from .followed import Followed
 from .framing import Buffer, FieldError, Joining, ProtocolError, Received, decode_header, encode
@@ -27,7 +28,6 @@ from .messages import (
     PROTOCOL_VERSION,
     Accepted,
     Attach,
-    BackendMessage,
     Cancel,
     Cancelled,
     Event,

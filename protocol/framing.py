@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from .directions import BackendMessage, ClientMessage
 from .errors import TurnaroundError
-from .messages import ArraySpec, BackendMessage, ClientMessage, JobId, Message
+from .messages import ArraySpec, JobId, Message
 from .validation import explain
 
 CHUNK = 4 << 20

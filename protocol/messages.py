@@ -1,4 +1,4 @@
-"""Every message that crosses the wire, typed once.
+"""The messages of jobs and of the connection, and what all messages are made of; each is typed once.
 
 A message is one msgspec struct, sent as msgpack in frame 0; its arrays follow as raw bytes (see `framing`). All
 fields are bounded here, so that decoding is validating: what decodes is safe to act on.
@@ -400,8 +400,3 @@ class Pong(Message, tag="pong", frozen=True, kw_only=True):
     devices: tuple[DeviceInfo, ...] = ()
     running: Count = 0
     queued: Count = 0
-
-
-ClientMessage = Hello | Submit | Imagine | Cancel | Keep | Attach | Jobs | Ping | FreeMemory | Shutdown
-BackendMessage = Welcome | Accepted | Event | Result | Imagined | Failed | Cancelled | JobList | Pong
-AnyMessage = ClientMessage | BackendMessage

@@ -10,8 +10,9 @@ from statistics import median
 import numpy as np
 import zmq
 
+from protocol.directions import BackendMessage
 from protocol.framing import decode, encode, split
-from protocol.messages import BackendMessage, Pong
+from protocol.messages import Pong
 
 MEGABYTES = 100
 ROUNDS = 7

@@ -16,9 +16,9 @@ import zmq
 
 from backend.server.worker import Config
 from backend.server.zap import protect
+from protocol.directions import BackendMessage
 from protocol.framing import MAX_FRAME, Buffer, FieldError, ProtocolError, decode_header, encode
 from protocol.messages import (
-    BackendMessage,
     DeviceInfo,
     Message,
     PainterInfo,

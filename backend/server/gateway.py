@@ -6,6 +6,7 @@ known clients send is bounded, decoded, validated, and answered, or dropped and 
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 import time
 from collections.abc import Callable
@@ -16,23 +17,25 @@ from typing import Any
 import zmq
 
 from backend.server.engine import LocalEngine
+from backend.server.installs import INSTALLER, Installs
 from backend.server.jobs import Jobs, Offers
 from backend.server.journal import Journal
 from backend.server.peers import Peer, Peers
 from backend.server.zap import Authenticator, protect
 from protocol.connection import version_error
+from protocol.directions import ClientMessage
 from protocol.errors import TurnaroundError
 from protocol.framing import MAX_FRAME, FieldError, ProtocolError, decode_header, encode, join
 from protocol.messages import (
     PROTOCOL_VERSION,
     Attach,
     Cancel,
-    ClientMessage,
     FreeMemory,
     Hello,
     Imagine,
     JobList,
     Keep,
+    Message,
     Ping,
     Pong,
     Shutdown,
@@ -40,6 +43,7 @@ from protocol.messages import (
     Welcome,
 )
 from protocol.messages import Jobs as JobsQuestion
+from protocol.models import CancelModel, ImportModel, ModelOrder, ModelProgress, Models
 from protocol.security import allowed_clients, home, server_keys
 
 DOMAIN = "clients"
@@ -73,6 +77,7 @@ class Gateway:
         make_engine: makes the engine in `context`.
         host: address to listen on.
         port: 0 takes any that is free.
+        installer: see `Installs`.
 
     Raises:
         TurnaroundError: `port.taken`, or what `security.load` says.
@@ -85,6 +90,7 @@ class Gateway:
         make_engine: Callable[[zmq.Context], LocalEngine],
         host: str,
         port: int,
+        installer: str = INSTALLER,
     ) -> None:
         keys = server_keys()
         self._allowed: tuple[float, int, set[str]] = (0.0, 0, set())
@@ -112,6 +118,7 @@ class Gateway:
         self._journal = journal
         self._peers = Peers(self._socket)
         self._jobs = Jobs(journal, self._engine, self._peers)
+        self._installs = Installs(self._tell_of_models, installer)
         self._tried = False  # a worker has started, or has ended before it could: clients can be answered
         self._greeting: list[Peer] = []
         self._freeing: list[Peer] = []
@@ -129,7 +136,7 @@ class Gateway:
             poller.register(socket, zmq.POLLIN)
         while not self.stopping:
             sending = self._peers.flush()
-            tick = TICK_SENDING if sending else TICK_RUNNING if self._jobs.running else TICK_IDLE
+            tick = TICK_SENDING if sending else TICK_RUNNING if self._jobs.running or self._installs.busy else TICK_IDLE
             poller.poll(int(tick * 1000))
             self._zap.answer()
             self._hear_workers()
@@ -141,6 +148,7 @@ class Gateway:
         """Cancels what runs, ends the workers, and tells clients as far as they listen."""
         self._jobs.stop()
         self._peers.flush()
+        self._installs.stop(5.0)
         self._engine.stop(5.0)
         self._socket.close()
         self._zap.close()
@@ -157,6 +165,8 @@ class Gateway:
             message: Any = None
             try:
                 message = decode_header([frame.buffer for frame in frames[:1]], ClientMessage)
+                if isinstance(message, ImportModel):
+                    _check_local(identity)
                 self._answer(peer, message, [frame.buffer for frame in frames[1:]])
             except ProtocolError as error:
                 self.counts.malformed += 1
@@ -201,6 +211,13 @@ class Gateway:
             self._peers.send(peer, encode(self._pong()))
         elif isinstance(message, FreeMemory):
             self._free(peer)
+        elif isinstance(message, Models):
+            peer.watches = True
+            self._peers.send(peer, encode(self._installs.models()))
+        elif isinstance(message, ModelOrder):
+            self._installs.ask(message)
+        elif isinstance(message, CancelModel):
+            self._installs.cancel(message.name)
         elif isinstance(message, Shutdown):
             self.stopping = "a client asked for it"
 
@@ -230,6 +247,12 @@ class Gateway:
             self._peers.send(peer, encode(self._pong()))
         else:
             self._freeing.append(peer)
+
+    def _tell_of_models(self, message: Message) -> None:
+        frames = encode(message)
+        for peer in self._peers.watching():
+            if not (peer.waiting and isinstance(message, ModelProgress)):  # a slow one can do without
+                self._peers.send(peer, frames)
 
     def _welcome(self) -> Welcome:
         devices = tuple(slot.info for slot in self._engine.slots if slot.info is not None)
@@ -294,6 +317,7 @@ class Gateway:
             if not self._tried:
                 self._on_worker_ready()
         self._jobs.look_after()
+        self._installs.look_after()
 
     # ------------------------------------------------------------------------------------------ authentication
 
@@ -332,6 +356,18 @@ def _bind(socket: zmq.Socket, host: str, port: int) -> int:
             details=str(error),
         ) from None
     return int(socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+
+
+def _check_local(frame: zmq.Frame) -> None:
+    """Raises unless a frame came from this machine: only there does a path mean what the artist means by it."""
+    address = ipaddress.ip_address(str(frame.get("Peer-Address")).partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    if not (mapped or address).is_loopback:
+        raise TurnaroundError(
+            "weights.elsewhere",
+            "A file can only be imported on the computer where the backend runs.",
+            'Use "turnaround models import" there.',
+        )
 
 
 def _log(line: str) -> None:

@@ -24,12 +24,14 @@ class Peer:
         greeted: it said `Hello` in our version.
         waiting: frames to send, or a function that fetches them when their turn comes, so that a result waits on disk.
         follows: jobs whose events it gets.
+        watches: it has asked for the models, and is told what becomes of them.
     """
 
     identity: bytes
     greeted: bool = False
     waiting: deque[Frames | Callable[[], Frames | None]] = field(default_factory=deque)
     follows: set[str] = field(default_factory=set)
+    watches: bool = False
 
 
 class Peers:
@@ -57,6 +59,10 @@ class Peers:
     def greeted(self) -> list[Peer]:
         """Those who have been let in and have said hello."""
         return [peer for peer in self._peers.values() if peer.greeted]
+
+    def watching(self) -> list[Peer]:
+        """Those who want to know what becomes of the models."""
+        return [peer for peer in self._peers.values() if peer.watches]
 
     def send(self, peer: Peer, frames: Frames | Callable[[], Frames | None], *, bare: Frames | None = None) -> None:
         """Sends, now or when the peer has room. One that falls behind gets `bare` where there is one, or is let go."""

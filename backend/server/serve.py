@@ -12,6 +12,7 @@ import zmq
 from backend.server.engine import LocalEngine
 from backend.server.folders import cache_folder, jobs_folder
 from backend.server.gateway import Gateway, backend_version
+from backend.server.installs import INSTALLER
 from backend.server.journal import Journal
 from protocol import connection
 from protocol.connection import ConnectionFile
@@ -28,6 +29,7 @@ def serve(
     *,
     pipelines: str = "",
     painters: str = "",
+    installer: str = INSTALLER,
     warm: bool = True,
     on_ready: Callable[[ConnectionFile], None] = lambda found: None,
 ) -> str:
@@ -41,6 +43,7 @@ def serve(
         stay: do not.
         pipelines: "module:attribute", a dict of pipelines that replaces the installed ones.
         painters: the same for painters.
+        installer: the module that installs weights.
         warm: let workers import torch before there is work.
         on_ready: called when clients can connect.
 
@@ -71,7 +74,7 @@ def serve(
         def make_engine(shared: zmq.Context) -> LocalEngine:
             return LocalEngine(shared, devices, cache, pipelines, painters, warm)
 
-        gateway = Gateway(context, journal, make_engine, host, port)
+        gateway = Gateway(context, journal, make_engine, host, port, installer)
         try:
             found = ConnectionFile(
                 host=host,

@@ -31,13 +31,13 @@ from backend.generators.text import registry as painter_registry
 from backend.generators.text.base import Painter
 from backend.pipelines import registry
 from backend.pipelines.stage import CancelledError, KeepError, Preview, Progress, StageCache, Update
+from protocol.directions import ClientMessage
 from protocol.errors import TurnaroundError
 from protocol.framing import MAX_FRAME, FieldError, ProtocolError, Received, decode, encode
 from protocol.messages import (
     PROTOCOL_VERSION,
     Cancel,
     Cancelled,
-    ClientMessage,
     Event,
     FreeMemory,
     Imagine,

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from protocol import framing
+from protocol.directions import BackendMessage, ClientMessage
 from protocol.framing import FieldError, ProtocolError, decode, encode
-from protocol.messages import ArraySpec, BackendMessage, ClientMessage, Event, Hello, Ping, Settings, Submit
+from protocol.messages import ArraySpec, Event, Hello, Ping, Settings, Submit
 
 DTYPES = st.sampled_from([np.uint8, np.int32, np.int64, np.float32, np.float64, np.bool_, np.dtype(">f4")])
 ARRAYS = st.dictionaries(
