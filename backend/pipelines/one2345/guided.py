@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import Mesh, ViewSet
-from backend.pipelines.one2345.networks import Networks
+from backend.pipelines.one2345.networks import EXCESS, Networks
 from backend.pipelines.one2345.recipe import Elevation, Made, finish
 from backend.pipelines.one2345.selection import NO_VIEWS, view_cameras
 from backend.pipelines.stage import KeepError, Preview, Stages
 from backend.preparation.framing import DEFAULT_FOV_DEG, framed_camera
-from backend.reconstructors.base import Field, MixedField
+from backend.reconstructors.base import Field, MixedField, ThinnedField
 from backend.weights.store import tiny_path, weights_digest
 from protocol.messages import Settings
 
@@ -82,6 +82,7 @@ class Guided:
             field = MixedField(field, drawn, DRAWN_SHARE)
 
         progress.begin("Meshing", (0.88, 1.0))
+        field = ThinnedField(field, EXCESS)
         weights = weights_digest(tiny_path("sparseneus"))
         mesh = finish(field, picture, camera, views, blend, settings=settings, stages=stages, weights=weights)
         return Made(mesh, views, elevation, camera)

@@ -26,11 +26,12 @@ from backend.generators.zero123.preprocessing import SIZE, snap_white
 from backend.generators.zero123.sampling import Schedule
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
-from backend.pipelines.one2345.networks import Networks
+from backend.pipelines.one2345.networks import EXCESS, Networks
 from backend.pipelines.one2345.recipe import Elevation, Made, finish
 from backend.pipelines.one2345.selection import ANCHOR_MOVES, NO_VIEWS, Moves, moved, ring_moves
 from backend.pipelines.stage import KeepError, Preview, Stages
 from backend.preparation.framing import framed_camera
+from backend.reconstructors.base import ThinnedField
 from backend.reconstructors.sparseneus.reconstructor import SdfField, SparseNeuSReconstructor, resampled
 from backend.weights.store import (
     entry_digest,
@@ -169,7 +170,7 @@ class Published:
             progress.keep.clear()
             progress.begin("Meshing", (0.88, 1.0))
             mesh = finish(
-                rough,
+                ThinnedField(rough, EXCESS),
                 picture,
                 camera,
                 NO_VIEWS,
