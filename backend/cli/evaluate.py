@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
-from protocol.errors import TurnaroundError
 from protocol.messages import PipelineInfo, Settings
 from protocol.validation import check_options, check_settings
 
-from .console import Bar, Verbose, error_console, output_console
+from .console import Bar, Verbose, error_console, output_console, warn
 from .device import Device, DeviceChoice, choose
 
 if TYPE_CHECKING:
     from backend.evaluation.evaluate import Method, Prediction, Scores
     from backend.evaluation.examples import Example
+    from backend.evaluation.similarity import Similarity
     from backend.training.data.meshes import MeshFile
 
 INPUT_ALONE = ("views", 0)
 """The option by which a pipeline builds from the input picture alone, where it has one."""
 
 
+class Experiment(StrEnum):
+    """What is measured."""
+
+    SHAPES = "shapes"
+    ELEVATION = "elevation"
+
+
 def evaluate(
+    what: Annotated[
+        Experiment,
+        typer.Argument(help="Shapes that an engine makes of pictures, or the elevations that are found of pictures."),
+    ] = Experiment.SHAPES,
+    *,
     meshes: Annotated[
         Path,
         typer.Option(
@@ -32,7 +45,7 @@ def evaluate(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for results.json, results.md and the contact sheet.")
+        Path, typer.Option("--output", "-o", help="Folder for the results: a table, JSON and a picture.")
     ] = Path("out/evaluation"),
     pipeline: Annotated[str, typer.Option(help="The engine.")] = "one2345",
     limit: Annotated[int | None, typer.Option(help="Measure on this many val meshes, evenly spaced.", min=1)] = None,
@@ -40,6 +53,18 @@ def evaluate(
     alone: Annotated[bool, typer.Option("--alone/--no-alone", help="Also from the input picture alone.")] = True,
     retrieval: Annotated[
         bool, typer.Option("--retrieval/--no-retrieval", help="Also the most similar training mesh.")
+    ] = True,
+    clip: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a CLIP or its image encoder, by default an installed Zero123's.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    poses: Annotated[int, typer.Option(help="Of the elevation experiment: pictures of each mesh.", min=1)] = 2,
+    drawn: Annotated[
+        bool, typer.Option("--drawn/--no-drawn", help="Of the elevation experiment: also match drawn views.")
     ] = True,
     option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A setting of the engine's own; may be repeated.")
@@ -50,14 +75,25 @@ def evaluate(
     cache: Annotated[Path, typer.Option(help="Where rendered training pictures are kept.")] = Path(".cache"),
     verbose: Verbose = False,
 ) -> None:
-    """Measure an engine on the val meshes of a folder: F-score, Chamfer, IoU, novel views, elevation, seconds."""
+    """Measure on the val meshes of a folder.
+
+    Shapes: an engine's F-score, Chamfer, IoU, novel views, CLIP similarity, elevation and seconds. Elevation: pictures
+    from random sides, and how far off the regression and the matching of near views are.
+    """
+    from backend.training.data.meshes import find_meshes
+
+    files = find_meshes(meshes)
+    val = _picked(files, limit)
+    if what is Experiment.ELEVATION:
+        _evaluate_elevation(val, output, poses, choose(device), drawn=drawn, seed=seed)
+        return
+
     from backend.evaluation.evaluate import evaluate as run
     from backend.evaluation.evaluate import pipeline_method, summarise
     from backend.evaluation.examples import make_examples
     from backend.evaluation.report import ContactSheet, markdown, spread, table, write_json
     from backend.geometry.export import write_file
     from backend.pipelines import registry
-    from backend.training.data.meshes import find_meshes
 
     from .generate import parse_options
 
@@ -65,21 +101,21 @@ def evaluate(
     info = chosen.info()
     settings = check_settings(Settings(seed=seed, resolution=resolution, options=parse_options(option or [], info)))
     check_options(settings, info)
-    files = find_meshes(meshes)
-    val = [file for file in files if file.split == "val"]
-    val = [file for file in val if file.name in set(spread([file.name for file in val], limit or len(val)))]
-    if not val:
-        raise TurnaroundError("meshes.none", f"There are no val meshes in {meshes}.", "Mark some in a props.csv.")
 
     where = choose(device)
+    similarity = _similarity(clip, where)
     methods = {"full": pipeline_method(chosen, settings, where)}
     if alone and _has_input_alone(info):
         name, value = INPUT_ALONE
         simpler = Settings(seed=seed, resolution=resolution, options={**settings.options, name: value})
         methods["input view alone"] = pipeline_method(chosen, simpler, where)
-    if retrieval:
+    measured = {file.name for file in val}
+    training = [file for file in files if file.split == "train" and file.name not in measured]
+    if retrieval and not training:
+        error_console().print("Retrieval is left out: all meshes are measured, and none is left to find.")
+    elif retrieval:
         error_console().print("Comparing with the training pictures ...")
-        methods["retrieval"] = _retrieval(val, files, meshes, cache, seed)
+        methods["retrieval"] = _retrieval(val, training, meshes, cache, seed)
 
     sheet = ContactSheet(spread([file.name for file in val], shown))
     total, done = len(val) * len(methods), 0
@@ -91,7 +127,7 @@ def evaluate(
             sheet.add(example, method, prediction, scores)
             bar.update("Evaluating", done, total, done / total)
 
-        results = run(methods, make_examples(val, seed=seed), on_done=on_done)
+        results = run(methods, make_examples(val, seed=seed), similarity=similarity, on_done=on_done)
     summaries = summarise(results)
     about: dict[str, Any] = {"pipeline": pipeline, "settings": settings, "device": where, "objects_measured": len(val)}
     write_json(output / "results.json", results, about)
@@ -105,7 +141,48 @@ def _has_input_alone(info: PipelineInfo) -> bool:
     return any(spec.name == INPUT_ALONE[0] for spec in info.options)
 
 
-def _retrieval(val: list[MeshFile], files: list[MeshFile], folder: Path, cache: Path, seed: int) -> Method:
+def _picked(files: list[MeshFile], limit: int | None) -> list[MeshFile]:
+    """What is measured on: the val meshes, or all where none is marked so; at most `limit`, evenly spaced."""
+    from backend.evaluation.report import spread
+
+    val = [file for file in files if file.split == "val"]
+    if not val:
+        warn("No mesh is marked val in a props.csv: any of them may be measured.")
+        val = files
+    names = set(spread([file.name for file in val], limit or len(val)))
+    return [file for file in val if file.name in names]
+
+
+def _similarity(folder: Path | None, device: str) -> Similarity | None:
+    from backend.evaluation.similarity import ClipSimilarity, installed_encoder
+
+    folder = folder or installed_encoder()
+    if folder is None:
+        error_console().print("CLIP similarity is left out: there is no Zero123 installed, and no --clip is given.")
+        return None
+    return ClipSimilarity(folder, device)
+
+
+def _evaluate_elevation(val: list[MeshFile], output: Path, poses: int, device: str, *, drawn: bool, seed: int) -> None:
+    from backend.evaluation.elevation import estimators, make_poses, score
+    from backend.evaluation.elevation_report import table, write_report
+
+    methods = estimators(device, drawn=drawn, seed=seed)
+    total, done = len(val) * poses * len(methods), 0
+    with Bar() as bar:
+
+        def on_done() -> None:
+            nonlocal done
+            done += 1
+            bar.update("Evaluating", done, total, done / total)
+
+        scores = score(methods, make_poses(val, poses=poses, seed=seed), on_done)
+    about: dict[str, Any] = {"device": device, "meshes": len(val), "poses_each": poses, "seed": seed}
+    output_console().print(table(write_report(output, scores, about)))
+    output_console().print(str(output), markup=False)
+
+
+def _retrieval(val: list[MeshFile], train: list[MeshFile], folder: Path, cache: Path, seed: int) -> Method:
     from backend.evaluation.evaluate import Prediction
     from backend.evaluation.examples import QUERY_SIZE, make_examples
     from backend.evaluation.retrieval import find_matches, matched_mesh
@@ -113,7 +190,7 @@ def _retrieval(val: list[MeshFile], files: list[MeshFile], folder: Path, cache: 
 
     spec = EpisodeSpec()
     assert spec.size == QUERY_SIZE
-    training = build([file for file in files if file.split == "train"], spec, cache)
+    training = build(train, spec, cache)
     queries = np.stack([example.query for example in make_examples(val, size=QUERY_SIZE, seed=seed)])
     matches = dict(zip((file.name for file in val), find_matches(queries, training), strict=True))
     return lambda example: Prediction(matched_mesh(matches[example.name], training, folder), lit=False)

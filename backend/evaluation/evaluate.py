@@ -12,6 +12,7 @@ import numpy as np
 from backend.evaluation import metrics
 from backend.evaluation.alignment import align
 from backend.evaluation.examples import Example
+from backend.evaluation.similarity import Similarity, ring_renders
 from backend.geometry.mesh import Mesh
 from backend.geometry.render import prepare, render
 from backend.pipelines.registry import Pipeline, Request
@@ -62,6 +63,8 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     """Of novel views, unaligned, mean over them; dB."""
     ssim: float | None = None
     elevation_error_deg: float | None = None
+    clip: float | None = None
+    """Similarity of the picture and the mean over 24 renders; None without a CLIP."""
     seconds: float | None = None
     failure: str = ""
 
@@ -85,6 +88,7 @@ METRICS = (
     "psnr",
     "ssim",
     "elevation_error_deg",
+    "clip",
     "seconds",
 )
 
@@ -105,6 +109,7 @@ def evaluate(
     examples: Iterable[Example],
     *,
     grid: int = metrics.GRID,
+    similarity: Similarity | None = None,
     on_done: Callable[[Example, str, Prediction | None, Scores], None] | None = None,
 ) -> list[Scores]:
     """Scores of every method on every example, in that order.
@@ -113,30 +118,42 @@ def evaluate(
         methods: by the name that the report gives them.
         examples: each is made, measured and let go.
         grid: voxels along the unit cube for volume IoU.
+        similarity: of pictures, by CLIP; None leaves it out.
         on_done: told after each; prediction None where the method failed.
     """
     results = []
     for example in examples:
         for method, predict in methods.items():
-            prediction, scores = run(method, predict, example, grid)
+            prediction, scores = run(method, predict, example, grid, similarity)
             results.append(scores)
             if on_done is not None:
                 on_done(example, method, prediction, scores)
     return results
 
 
-def run(method: str, predict: Method, example: Example, grid: int) -> tuple[Prediction | None, Scores]:
+def run(
+    method: str, predict: Method, example: Example, grid: int, similarity: Similarity | None = None
+) -> tuple[Prediction | None, Scores]:
     """One method on one example, timed and measured; a failure in words is a result too."""
     start = time.perf_counter()
     try:
         prediction = predict(example)
         seconds = time.perf_counter() - start
-        return prediction, measure(method, prediction, example, seconds=seconds, grid=grid)
+        scores = measure(method, prediction, example, seconds=seconds, grid=grid, similarity=similarity)
+        return prediction, scores
     except TurnaroundError as error:
         return None, Scores(method=method, name=example.name, failure=error.code)
 
 
-def measure(method: str, prediction: Prediction, example: Example, *, seconds: float, grid: int) -> Scores:
+def measure(
+    method: str,
+    prediction: Prediction,
+    example: Example,
+    *,
+    seconds: float,
+    grid: int,
+    similarity: Similarity | None = None,
+) -> Scores:
     """All numbers of one prediction.
 
     Raises:
@@ -150,6 +167,9 @@ def measure(method: str, prediction: Prediction, example: Example, *, seconds: f
     aligned_points = points @ transform[:3, :3].T + transform[:3, 3]
     pictures = list(novel_views(prediction, example))
     error = None if prediction.elevation_deg is None else abs(prediction.elevation_deg - example.camera.elevation_deg)
+    clip = None
+    if similarity is not None:
+        clip = similarity(example.picture, ring_renders(mesh, None if prediction.lit else example.light))
     return Scores(
         method=method,
         name=example.name,
@@ -162,6 +182,7 @@ def measure(method: str, prediction: Prediction, example: Example, *, seconds: f
         psnr=float(np.mean([metrics.psnr(image, true) for image, true in pictures])),
         ssim=float(np.mean([metrics.ssim(image, true) for image, true in pictures])),
         elevation_error_deg=error,
+        clip=clip,
         seconds=seconds,
     )
 

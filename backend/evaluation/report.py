@@ -27,6 +27,7 @@ COLUMNS = {
     "psnr": ("PSNR (dB)", "{:.2f}"),
     "ssim": ("SSIM", "{:.3f}"),
     "elevation_error_deg": ("Elevation error (°)", "{:.1f}"),
+    "clip": ("CLIP similarity", "{:.3f}"),
     "seconds": ("Seconds", "{:.2f}"),
 }
 
@@ -37,7 +38,7 @@ def table(summaries: Sequence[Summary]) -> Table:
     result.add_column("Metric", no_wrap=True)
     for summary in summaries:
         result.add_column(summary.method, justify="right")
-    for metric, (label, form) in COLUMNS.items():
+    for metric, (label, form) in _measured(summaries):
         result.add_row(label, *(_cell(summary, metric, form) for summary in summaries))
     result.add_row("Objects (failed)", *(f"{summary.count} ({summary.failures})" for summary in summaries))
     return result
@@ -47,7 +48,7 @@ def markdown(summaries: Sequence[Summary]) -> str:
     """The same table for docs/results.md."""
     lines = ["| mean / median | " + " | ".join(summary.method for summary in summaries) + " |"]
     lines.append("|---" * (len(summaries) + 1) + "|")
-    for metric, (label, form) in COLUMNS.items():
+    for metric, (label, form) in _measured(summaries):
         lines.append(f"| {label} | " + " | ".join(_cell(summary, metric, form) for summary in summaries) + " |")
     counts = " | ".join(f"{summary.count} ({summary.failures})" for summary in summaries)
     return "\n".join([*lines, f"| Objects (failed) | {counts} |", ""])
@@ -98,6 +99,11 @@ def spread(names: Sequence[str], count: int) -> list[str]:
     if count >= len(names):
         return list(names)
     return [names[int(i)] for i in np.linspace(0, len(names) - 1, count).round()] if count else []
+
+
+def _measured(summaries: Sequence[Summary]) -> list[tuple[str, tuple[str, str]]]:
+    """The columns of all metrics but those that no method has, such as the similarity where there is no CLIP."""
+    return [(metric, how) for metric, how in COLUMNS.items() if any(metric in s.metrics for s in summaries)]
 
 
 def _cell(summary: Summary, metric: str, form: str) -> str:

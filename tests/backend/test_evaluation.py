@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import trimesh
+from evaluation_fixture import Blocks, chair
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -18,29 +17,15 @@ from backend.evaluation.examples import Example, make_examples
 from backend.evaluation.report import ContactSheet, markdown, spread
 from backend.evaluation.retrieval import find_matches, matched_mesh
 from backend.geometry.cameras import Camera
-from backend.geometry.mesh import Mesh, ViewSet
+from backend.geometry.mesh import Mesh
 from backend.geometry.render import Light, prepare, render
 from backend.pipelines import registry
-from backend.preparation.framing import framed_camera
 from backend.training.data.episodes import Dataset, EpisodeSpec, build
 from backend.training.data.meshes import find_meshes
 from protocol.errors import TurnaroundError
-from protocol.messages import Framing, OptionSpec, PipelineInfo, Report, Settings, ViewCamera
+from protocol.messages import Settings
 
 SPEC = EpisodeSpec(episodes=2, views=4, surface_points=64)
-
-
-def chair(width: float, depth: float, height: float, color: tuple[int, int, int]) -> trimesh.Trimesh:
-    """A seat with a back and one arm: no two of its sides are alike."""
-    move = trimesh.transformations.translation_matrix
-    parts = [
-        trimesh.creation.box((width, depth, 0.15)),
-        trimesh.creation.box((width, 0.1, height), transform=move((0, depth / 2, height / 2))),
-        trimesh.creation.box((0.1, depth, height / 2), transform=move((width / 2, 0, height / 4))),
-    ]
-    for part, shade in zip(parts, (1.0, 0.7, 0.4), strict=True):
-        part.visual.vertex_colors = [*(int(c * shade) for c in color), 255]
-    return trimesh.util.concatenate(parts)
 
 
 @pytest.fixture(scope="module")
@@ -148,37 +133,6 @@ def test_the_sheet_takes_objects_evenly_and_not_the_good_ones() -> None:
     assert spread(names, 3) == ["0", "4", "9"]
     assert spread(names, 20) == names
     assert spread(names, 0) == []
-
-
-class Blocks:
-    """A pipeline that takes everything for a block, and needs `views` to be right about its size."""
-
-    def info(self) -> PipelineInfo:
-        views = OptionSpec(name="views", label="Views", description="", default=-1, minimum=-1, maximum=9)
-        return PipelineInfo(name="one2345", label="Blocks", description="", options=(views,))
-
-    def generate(self, request: registry.Request, **_: object) -> Iterator[registry.Output]:
-        side = 0.1 if request.settings.options.get("views") == 0 else 0.6
-        box = trimesh.creation.box((side, side, side))
-        colors = np.full((8, 4), 200, np.uint8)
-        camera = framed_camera(15.0)
-        view = ViewCamera(elevation_deg=15.0, azimuth_deg=0.0, distance=camera.distance, fov_deg=camera.fov_deg)
-        report = Report(
-            pipeline="one2345",
-            seed=0,
-            settings=request.settings,
-            elevation_deg=15.0,
-            elevation_source="assumed",
-            elevation_spread_deg=0.0,
-            camera=view,
-            framing=Framing(center_x=0, center_y=0, side=1),
-            seconds={},
-        )
-        mesh = Mesh(np.asarray(box.vertices, np.float32), np.asarray(box.faces, np.int32), colors)
-        yield registry.Output(mesh, ViewSet(np.zeros((1, 8, 8, 4), np.uint8), (camera,)), request.picture, report)
-
-    def free(self) -> None:
-        pass
 
 
 def test_a_pipeline_is_a_method(examples: list[Example]) -> None:

@@ -76,6 +76,15 @@ class Components:
     pose: PoseStyle
 
 
+def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The CLIPVisionModelWithProjection of a folder that holds one, or a whole CLIP.
+
+    Raises:
+        TurnaroundError: as `load_components`.
+    """
+    return _load(CLIPVisionModelWithProjection, folder, dtype, SPARE_KEYS)
+
+
 def load_components(folder: Path, dtype: torch.dtype = torch.float32) -> Components:
     """Loads a Zero123.
 
@@ -94,7 +103,7 @@ def load_components(folder: Path, dtype: torch.dtype = torch.float32) -> Compone
     components = Components(
         unet=_load(UNet2DConditionModel, folder / "unet", dtype),
         vae=_load(AutoencoderKL, folder / "vae", picture_dtype),
-        image_encoder=_load(CLIPVisionModelWithProjection, folder / "image_encoder", picture_dtype, SPARE_KEYS),
+        image_encoder=load_image_encoder(folder / "image_encoder", picture_dtype),
         cc_projection=projection,
         noise=noise,
         pose=pose,
