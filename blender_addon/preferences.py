@@ -6,12 +6,16 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 
 from . import session
-from .panels import backend, widgets
+from .panels import backend, models, widgets
 from .settings import find_command
 
 
 def _changed(settings: bpy.types.AddonPreferences, context: bpy.types.Context) -> None:
     session.current().reset()
+
+
+def _models_shown(settings: bpy.types.AddonPreferences, context: bpy.types.Context) -> None:
+    session.current().models.ask()
 
 
 class TURNAROUND_AP_preferences(bpy.types.AddonPreferences):
@@ -46,6 +50,12 @@ class TURNAROUND_AP_preferences(bpy.types.AddonPreferences):
         update=_changed,
     )
 
+    show_models: BoolProperty(
+        name="Models",
+        description="Published weights that the backend can use, their licences, and getting them",
+        update=_models_shown,
+    )
+
     def draw(self, context: bpy.types.Context) -> None:
         """Draws them, with the backend's state and the buttons for it."""
         layout = self.layout
@@ -65,6 +75,7 @@ class TURNAROUND_AP_preferences(bpy.types.AddonPreferences):
         else:
             layout.prop(self, "connection_string")
         backend.draw_state(layout, context)
+        models.draw(layout, context, self)
 
 
 def register() -> None:

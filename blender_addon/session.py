@@ -18,9 +18,11 @@ from . import delivery, engines, painters, pending, screen
 from .installation import Installation
 from .jobs import Job, with_its_picture
 from .link import Link, State
+from .models import Models
 from .protocol.client import Client
 from .protocol.errors import TurnaroundError
 from .protocol.messages import Accepted, Cancel, Cancelled, Event, Failed, Imagined, Result, Welcome
+from .protocol.models import ModelList, ModelProgress
 from .scene import preview
 from .settings import own_folder
 
@@ -47,6 +49,7 @@ class Session:
         problem: what went wrong last, until it is dismissed or the next job begins.
         installation: the backend being set up, or None.
         left_over: a job that an earlier Blender waited for when it went, or None.
+        models: the weights on the backend's computer.
     """
 
     def __init__(self) -> None:
@@ -55,6 +58,7 @@ class Session:
         self.problem: TurnaroundError | None = None
         self.installation: Installation | None = None
         self.left_over = pending.take_left_over(own_folder())
+        self.models = Models(self.link)
         self._inbox: deque = deque()
         self._drawn: tuple = ()
         self._last_ping = 0.0
@@ -71,9 +75,9 @@ class Session:
         """Whether there is no backend, and nothing known that could start one."""
         return self.link.needs_set_up()
 
-    def details(self) -> str:
-        """All that is known of the problem, to be pasted into a report."""
-        problem = self.problem
+    def details(self, problem: TurnaroundError | None = None) -> str:
+        """All that is known of a problem, the session's if none is given, to be pasted into a report."""
+        problem = problem or self.problem
         if problem is None:
             return ""
         version = ".".join(map(str, bpy.app.version))
@@ -130,6 +134,7 @@ class Session:
         self._end_job()
         self.dismiss()
         self.link.reset()
+        self.models = Models(self.link)
 
     def install(self, source: str, folder: Path) -> None:
         """Begins to set up the backend; what comes of it shows by the timer."""
@@ -205,7 +210,7 @@ class Session:
             self.redraw()
         if self.job is not None:
             return BUSY_SECONDS
-        if self.installation is not None:
+        if self.installation is not None or self.models.busy:
             return STARTING_SECONDS
         return IDLE_SECONDS if self.link.state in {State.OFF, State.READY} else STARTING_SECONDS
 
@@ -258,6 +263,9 @@ class Session:
             case Welcome():
                 engines.offer(message.pipelines)
                 painters.offer(message.painters)
+                self.models.ask()
+            case ModelList() | ModelProgress():
+                self.models.take(message)
             case Accepted() if job is not None and message.request == job.request:
                 job.id, job.queue_position = message.job, message.queue_position
                 pending.remember(own_folder(create=True), job)
@@ -339,6 +347,7 @@ class Session:
             self.problem,
             self.left_over,
             self.installation and (self.installation.text, self.installation.detail),
+            (self.models.known, self.models.progress),
             job and (job.id, job.describe(), job.fraction, job.can_keep, job.cancelling),
         )
         if shown == self._drawn:

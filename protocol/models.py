@@ -66,8 +66,10 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     licence: Text = ""
     """"" where the source states none."""
     licence_page: Text = ""
-    """Where it can be read; "" if nobody publishes the model."""
+    """Where it can be read; "" where there is no such page."""
     commercial: Commercial = "unknown"
+    source: Text = ""
+    """The host that it is downloaded from; "" if nobody publishes it."""
     needs_acceptance: bool = False
     """Whether `InstallModel` has to accept the licence."""
     size_gb: Gigabytes | None = None

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -190,7 +191,8 @@ class Installs:
             title=entry.title,
             pipeline=entry.pipeline,
             licence=entry.licence,
-            licence_page=licence_page(entry) if entry.source else "",
+            licence_page="" if not entry.source or "://" in entry.source else licence_page(entry),
+            source=(urlsplit(licence_page(entry)).hostname or "") if entry.source else "",
             commercial=entry.commercial,
             needs_acceptance=entry.needs_acceptance,
             size_gb=entry.size_gb,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import bpy
 
-from . import backend, generate, result, setup
+from . import backend, generate, models, result, setup
 
-CLASSES = (*generate.CLASSES, *result.CLASSES, *backend.CLASSES, *setup.CLASSES)
+CLASSES = (*generate.CLASSES, *result.CLASSES, *backend.CLASSES, *setup.CLASSES, *models.CLASSES)
 
 
 def register() -> None:

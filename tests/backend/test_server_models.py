@@ -151,7 +151,9 @@ def test_the_list_says_all_that_is_known_before_a_download(watcher):
     assert (model.title, model.state, model.failed) == ("One-2-3-45's SparseNeuS", "absent", None)
     assert (model.commercial, model.needs_acceptance) == ("unknown", True)
     assert model.licence_page == "https://huggingface.co/One-2-3-45/code"
-    assert watcher.models["sam-vit-huge-original"].size_gb == 2.6
+    assert model.source == "huggingface.co"
+    one_file = watcher.models["sam-vit-huge-original"]
+    assert (one_file.size_gb, one_file.licence_page, one_file.source) == (2.6, "", "dl.fbaipublicfiles.com")
     assert watcher.models["tiny-xunet"].shipped
     assert watcher.models["tiny-xunet"].state == "present"
     assert len(watcher.models) == len(store.catalogue())
