@@ -109,13 +109,11 @@ def evaluate(
         name, value = INPUT_ALONE
         simpler = Settings(seed=seed, resolution=resolution, options={**settings.options, name: value})
         methods["input view alone"] = pipeline_method(chosen, simpler, where)
-    measured = {file.name for file in val}
-    training = [file for file in files if file.split == "train" and file.name not in measured]
-    if retrieval and not training:
+    if retrieval and not _others(val, files):
         error_console().print("Retrieval is left out: all meshes are measured, and none is left to find.")
     elif retrieval:
         error_console().print("Comparing with the training pictures ...")
-        methods["retrieval"] = _retrieval(val, training, meshes, cache, seed)
+        methods["retrieval"] = _retrieval(val, files, meshes, cache, seed)
 
     sheet = ContactSheet(spread([file.name for file in val], shown))
     total, done = len(val) * len(methods), 0
@@ -182,7 +180,13 @@ def _evaluate_elevation(val: list[MeshFile], output: Path, poses: int, device: s
     output_console().print(str(output), markup=False)
 
 
-def _retrieval(val: list[MeshFile], train: list[MeshFile], folder: Path, cache: Path, seed: int) -> Method:
+def _others(val: list[MeshFile], files: list[MeshFile]) -> list[MeshFile]:
+    """Training meshes that are not measured."""
+    measured = {file.name for file in val}
+    return [file for file in files if file.split == "train" and file.name not in measured]
+
+
+def _retrieval(val: list[MeshFile], files: list[MeshFile], folder: Path, cache: Path, seed: int) -> Method:
     from backend.evaluation.evaluate import Prediction
     from backend.evaluation.examples import QUERY_SIZE, make_examples
     from backend.evaluation.retrieval import find_matches, matched_mesh
@@ -190,7 +194,7 @@ def _retrieval(val: list[MeshFile], train: list[MeshFile], folder: Path, cache: 
 
     spec = EpisodeSpec()
     assert spec.size == QUERY_SIZE
-    training = build(train, spec, cache)
+    training = build(_others(val, files), spec, cache)
     queries = np.stack([example.query for example in make_examples(val, size=QUERY_SIZE, seed=seed)])
     matches = dict(zip((file.name for file in val), find_matches(queries, training), strict=True))
     return lambda example: Prediction(matched_mesh(matches[example.name], training, folder), lit=False)
