@@ -31,7 +31,7 @@ from backend.weights.store import load_into, read_config, tiny_path, weights_dig
 COARSE_CELLS = 48
 """Resolution of the preview, which is also what the view generator is shown."""
 
-EXCESS = 0.007
+EXCESS = 0.006
 """How much thicker, in object units, the solids are that our reconstructor learnt from than the meshes that they were
 made of: every cell that a surface touches is solid, which puts it half a cell (0.0063) further out, so that sheets have
 an inside. It is taken off the result alone: the generator has learnt from renders of shapes that have it."""
