@@ -56,7 +56,7 @@ class SceneSpec:
 
     size: int = 256
     first_views: int = FIRST_VIEWS
-    episodes: int = 4
+    episodes: int = 1
     elevations_deg: tuple[float, float] = (-10.0, 50.0)
     drawn_share: float = 0.5
     drawn_steps: int = 14
