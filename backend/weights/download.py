@@ -275,7 +275,7 @@ def _network(what: str, why: str) -> TurnaroundError:
 def _login(what: WeightsEntry | RemoteFile, why: str) -> TurnaroundError:
     return TurnaroundError(
         "weights.login",
-        f"{what.name} is only given to those who have accepted its terms.",
+        f"{_called(what)} is only given to those who have accepted its terms.",
         'Accept them on its page at huggingface.co, log in with "hf auth login", and try again.',
         details=why,
     )
@@ -284,10 +284,14 @@ def _login(what: WeightsEntry | RemoteFile, why: str) -> TurnaroundError:
 def _source(what: WeightsEntry | RemoteFile, why: str) -> TurnaroundError:
     return TurnaroundError(
         "weights.source",
-        f"{what.name} is no longer where it was published.",
-        f"If you have the files, import them instead of installing {what.name}.",
+        f"{_called(what)} is no longer where it was published.",
+        "If you have the files, import them instead of installing it.",
         details=why,
     )
+
+
+def _called(what: WeightsEntry | RemoteFile) -> str:
+    return what.title if isinstance(what, WeightsEntry) else what.name
 
 
 def _broken(file: RemoteFile, why: str) -> TurnaroundError:

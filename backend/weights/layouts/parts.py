@@ -131,7 +131,7 @@ def the_file(source: Path, *names: str) -> Path:
         found = sorted(source.rglob(name)) if source.is_dir() else []
         if found:
             return found[0]
-    wanted = " or ".join(names)
+    wanted = " or ".join(names).replace("|", " or ")
     raise TurnaroundError(
         "weights.missing", f"There is no {wanted} in {source.name}.", "Check the path.", details=str(source)
     )
