@@ -9,10 +9,10 @@ from .protocol.messages import Message
 from .settings import preferences
 
 COMMERCIAL = {
-    "yes": "commercial use allowed",
-    "no": "no commercial use",
-    "conditions": "commercial use under conditions",
-    "unknown": "ask the source about commercial use",
+    "yes": "Commercial use allowed",
+    "no": "No commercial use",
+    "conditions": "Commercial use under conditions",
+    "unknown": "Ask the source about commercial use",
 }
 OTHER_HEADINGS = {"text-to-image": "Pictures from Text", "threedim": "3DiM"}
 """What models are for whose pipeline the backend does not offer by that name."""
@@ -73,21 +73,20 @@ class Models:
 
 
 def licence(model: wire.ModelInfo) -> str:
-    """A model's licence and what it means, in a few words."""
-    return f"{model.licence or 'No licence is stated'}, {COMMERCIAL[model.commercial]}"
+    """Whether commercial use is allowed, and by which licence."""
+    return f"{COMMERCIAL[model.commercial]}, {model.licence or 'no licence is stated'}"
 
 
 def facts(model: wire.ModelInfo) -> str:
-    """One line on a model: licence, size, memory."""
-    size = f"{model.size_gb:g} GB" if model.size_gb else ""
-    memory = f"needs {model.memory_gb:g} GB of memory" if model.memory_gb else ""
-    return ", ".join(filter(None, (licence(model), size, memory)))
+    """One line on a model: size and licence, whose name may be too long for the line."""
+    return f"{model.size_gb:g} GB. {licence(model)}" if model.size_gb else licence(model)
 
 
 def download(model: wire.ModelInfo) -> str:
-    """What a download means, before it begins."""
-    size = f"{model.size_gb:g} GB" if model.size_gb else "A few GB; how many is shown once it has begun,"
-    return f"{size} from {model.source}"
+    """What is downloaded, as far as that is known before it begins."""
+    if model.size_gb:
+        return f"Downloads {model.size_gb:g} GB from {model.source}"
+    return f"Downloads from {model.source}; how large it is shows at the start"
 
 
 def describe(progress: wire.ModelProgress | None) -> str:

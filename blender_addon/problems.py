@@ -13,6 +13,8 @@ class Remedy(NamedTuple):
 
 
 IN_PREFERENCES = Remedy("turnaround.open_preferences", "Open Preferences")
+MODELS = Remedy("turnaround.show_models", "Show Models")
+SHOWN_IN_PREFERENCES = {IN_PREFERENCES, MODELS}
 REMEDIES = {
     "backend.missing": Remedy("turnaround.set_up_backend", "Set Up Backend"),
     "backend.none": Remedy("turnaround.start_backend", "Start Backend"),
@@ -25,6 +27,8 @@ REMEDIES = {
     "connection": IN_PREFERENCES,
     "keys": IN_PREFERENCES,
     "online": Remedy("turnaround.open_system_preferences", "Allow Online Access"),
+    "weights": MODELS,
+    "painter.missing": MODELS,
     "camera.none": Remedy("object.camera_add", "Add Camera"),
 }
 

@@ -7,6 +7,8 @@ import bpy
 from .. import models, session
 from ..protocol.errors import TurnaroundError
 from ..protocol.models import CancelModel, ImportModel, InstallModel, ModelInfo, RemoveModel
+from ..settings import preferences
+from .backend import ADDON
 
 
 class OfModel:
@@ -26,7 +28,7 @@ class OfModel:
     def description(cls, context: bpy.types.Context, properties: bpy.types.OperatorProperties) -> str:
         """What it does, and a word on the model."""
         model = session.current().models.find(properties.model)
-        return f"{cls.__doc__}\n{model.note}".strip().rstrip(".") if model is not None else cls.__doc__ or ""
+        return f"{cls.__doc__}.\n{model.note}".rstrip(".\n") if model is not None else cls.__doc__ or ""
 
     def info(self) -> ModelInfo | None:
         """The model; None if the backend has none of that name."""
@@ -34,6 +36,19 @@ class OfModel:
         if model is None:
             self.report({"WARNING"}, "The backend has no such model")
         return model
+
+
+class TURNAROUND_OT_show_models(bpy.types.Operator):
+    """Show in the preferences which models there are, and get them"""
+
+    bl_idname = "turnaround.show_models"
+    bl_label = "Show Models"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Unfolds the list, and opens the add-on's preferences."""
+        preferences().show_models = True
+        bpy.ops.preferences.addon_show(module=ADDON)
+        return {"FINISHED"}
 
 
 class TURNAROUND_OT_install_model(OfModel, bpy.types.Operator):
@@ -48,7 +63,9 @@ class TURNAROUND_OT_install_model(OfModel, bpy.types.Operator):
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         """Says what will happen before it does."""
-        return context.window_manager.invoke_props_dialog(self, width=460, confirm_text="Install")
+        model = session.current().models.find(self.model)
+        title = f"Install {model.title}" if model is not None else "Install"
+        return context.window_manager.invoke_props_dialog(self, width=460, title=title, confirm_text="Install")
 
     def draw(self, context: bpy.types.Context) -> None:
         """The dialog."""
@@ -56,8 +73,7 @@ class TURNAROUND_OT_install_model(OfModel, bpy.types.Operator):
         if model is None:
             return
         column = self.layout.column()
-        column.label(text=model.title)
-        column.label(text=f"Downloads {models.download(model)}", icon="IMPORT")
+        column.label(text=models.download(model), icon="IMPORT")
         if not session.current().link.is_local:
             column.label(text="To the other computer, where the backend runs", icon="NETWORK_DRIVE")
         if model.memory_gb:
@@ -66,7 +82,8 @@ class TURNAROUND_OT_install_model(OfModel, bpy.types.Operator):
             column.label(text=model.note, icon="INFO")
         column.label(text=models.licence(model), icon="TEXT")
         if model.licence_page:
-            column.operator("wm.url_open", text="Read the Licence", icon="URL").url = model.licence_page
+            text = "Read the Licence" if model.licence else "Open Its Page"
+            column.operator("wm.url_open", text=text, icon="URL").url = model.licence_page
         if model.needs_acceptance:
             column.separator()
             column.prop(self, "accept_licence")
@@ -116,7 +133,7 @@ class TURNAROUND_OT_remove_model(OfModel, bpy.types.Operator):
         model = session.current().models.find(self.model)
         title = f"Delete {model.title}?" if model is not None else "Delete It?"
         return context.window_manager.invoke_confirm(
-            self, event, title=title, message="It has to be downloaded again to be used.", confirm_text="Delete"
+            self, event, title=title, message="It has to be installed again to be used.", confirm_text="Delete"
         )
 
     def execute(self, context: bpy.types.Context) -> set[str]:
@@ -158,6 +175,7 @@ class TURNAROUND_OT_copy_model_details(OfModel, bpy.types.Operator):
 
 
 CLASSES = (
+    TURNAROUND_OT_show_models,
     TURNAROUND_OT_install_model,
     TURNAROUND_OT_import_model,
     TURNAROUND_OT_remove_model,

@@ -104,6 +104,7 @@ def _draw_text(layout: bpy.types.UILayout, context: bpy.types.Context, settings:
         box = layout.box()
         widgets.wrapped(box, context, problem.sentence, icon="INFO")
         widgets.wrapped(box, context, problem.hint)
+        box.operator("turnaround.show_models")
         return
     column = layout.column()
     column.use_property_split = False

@@ -56,7 +56,7 @@ def problem(layout: bpy.types.UILayout, context: bpy.types.Context, error: Turna
         wrapped(box, context, error.hint)
     buttons = box.row()
     remedy = problems.remedy(error.code)
-    there_already = context.area.type == "PREFERENCES" and remedy == problems.IN_PREFERENCES
+    there_already = context.area.type == "PREFERENCES" and remedy in problems.SHOWN_IN_PREFERENCES
     if remedy is not None and not there_already:
         buttons.operator(remedy.operator, text=remedy.label)
     buttons.operator("turnaround.copy_details")

@@ -116,10 +116,9 @@ def test_models_are_asked_for_once_a_backend_runs_and_the_artist_looks():
     assert {"Pictures from Text", "Ouroboros3D"} <= groups.keys()
     assert not [model for group in groups.values() for model in group if model.shipped]
     assert state() == "absent"
-    assert models.facts(known().find(NAME)) == (
-        "No licence is stated, ask the source about commercial use, needs 18 GB of memory"
-    )
-    assert models.download(known().find("sam-vit-huge-original")) == "2.6 GB from dl.fbaipublicfiles.com"
+    assert models.facts(known().find(NAME)) == "Ask the source about commercial use, no licence is stated"
+    assert models.facts(known().find("sam-vit-huge-original")) == "2.6 GB. Commercial use allowed, Apache-2.0"
+    assert models.download(known().find("sam-vit-huge-original")) == "Downloads 2.6 GB from dl.fbaipublicfiles.com"
 
 
 def test_nothing_is_downloaded_before_its_licence_is_accepted():
