@@ -131,4 +131,4 @@ def _refuse(name: str, options: Mapping[str, object]) -> None:
     """Says which options have no meaning for this network, rather than to leave them out in silence."""
     given = [option for option, value in options.items() if value is not None]
     if given:
-        raise TurnaroundError("train.option", f"{' and '.join(given)} mean nothing for {name}.", "Leave them out.")
+        raise TurnaroundError("train.option", f"{' and '.join(given)} cannot be used with {name}.", "Leave them out.")

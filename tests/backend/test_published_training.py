@@ -215,6 +215,8 @@ def test_the_command_trains_with_its_own_settings(
         wrong = CliRunner().invoke(app, ["train", name, "--meshes", str(meshes), *extra])
         assert wrong.exit_code == 1
         assert extra[0] in wrong.output
+    folder = CliRunner().invoke(app, ["train", "sparseneus", "--meshes", str(meshes), "--generator", str(meshes)])
+    assert "is a folder" in folder.output
     unknown = CliRunner().invoke(app, ["train", "nothing", "--meshes", str(meshes)])
     assert published.NAME in unknown.output
 
