@@ -103,7 +103,6 @@ def _draw_text(layout: bpy.types.UILayout, context: bpy.types.Context, settings:
     if problem is not None:  # nothing to write for
         box = layout.box()
         widgets.wrapped(box, context, problem.sentence, icon="INFO")
-        widgets.wrapped(box, context, problem.hint)
         box.operator("turnaround.show_models")
         return
     column = layout.column()
