@@ -22,8 +22,8 @@ MAX_PICTURE_SIDE = 16_384
 SINGLE_OBJECT = "a single object, centred, plain white background"
 """What is added to a prompt, unless that is not wanted: pictures that a mesh can be made from."""
 
-Name = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9_.:/-]*$")]
-JobId = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")]
+Name = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9_.:/-]*\Z")]
+JobId = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+\Z")]
 Text = Annotated[str, Meta(max_length=4096)]
 LongText = Annotated[str, Meta(max_length=65_536)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -41,7 +41,7 @@ class ArraySpec(Struct, frozen=True):
     """One array that follows frame 0, in the order of the message's `arrays`."""
 
     name: Name
-    dtype: Annotated[str, Meta(pattern=r"^[|<](u1|i4|i8|f4|f8|b1)$")]
+    dtype: Annotated[str, Meta(pattern=r"^[|<](u1|i4|i8|f4|f8|b1)\Z")]
     shape: Annotated[tuple[Annotated[int, Meta(ge=0, le=2**31)], ...], Meta(max_length=5)]
 
 
