@@ -26,9 +26,6 @@ GRAZING = (0.1, 0.45)
 DEPTH_BIAS = 0.02
 """A vertex this far behind the nearest surface, in object units, still counts as seen."""
 
-DRAWN_TRUST = 0.25
-"""How far a vertex keeps the colour that drawn views give it; the rest is its surroundings', which takes off noise."""
-
 UNSEEN_PULL = 0.1
 """Of a vertex that nobody sees, towards the input picture's colour projected straight through."""
 
@@ -95,6 +92,7 @@ def paint(
     camera: Camera,
     views: ViewSet | None = None,
     blend: Blend | None = None,
+    trust: float = 1.0,
 ) -> Mesh:
     """The mesh in the pictures' colours.
 
@@ -107,6 +105,8 @@ def paint(
         camera: of the input.
         views: drawn views; None or empty leaves the input's colours to spread.
         blend: gives the colours where drawn views see, in place of their weighted mean.
+        trust: how far a vertex keeps the colour that drawn views give it; the rest is its surroundings', which takes
+            off noise.
     """
     if not len(mesh.vertices):
         return mesh
@@ -127,7 +127,7 @@ def paint(
     own, drawn_seen = first.weight, (1 - first.weight) * np.minimum(known * 4, 1)
     seen = own + drawn_seen
     rgb = (own[:, None] * first.rgb + drawn_seen[:, None] * others) / np.maximum(seen, 1e-6)[:, None]
-    rgb = spread(mesh, rgb, own + DRAWN_TRUST * drawn_seen, straight_through(first), UNSEEN_PULL * (1 - seen))
+    rgb = spread(mesh, rgb, own + trust * drawn_seen, straight_through(first), UNSEEN_PULL * (1 - seen))
     alpha = np.full((len(rgb), 1), 255, np.uint8)
     return Mesh(mesh.vertices, mesh.faces, np.hstack([np.round(rgb.clip(0, 1) * 255).astype(np.uint8), alpha]))
 

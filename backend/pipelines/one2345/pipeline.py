@@ -57,7 +57,8 @@ OPTIONS = (
     OptionSpec(
         name="steps",
         label="Steps",
-        description="Denoising steps of the views; 0 takes what the quality asks for",
+        description="Denoising steps of the views; 0 takes what the weights and the quality ask for. The small weights "
+        "draw the likeliest shape in one step for seed 0, and bolder ones in four for other seeds",
         default=0,
         minimum=0,
         maximum=200,

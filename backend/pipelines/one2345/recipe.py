@@ -104,6 +104,7 @@ def finish(
     stages: Stages,
     weights: str,
     smoothing: int | None = None,
+    trust: float = 1.0,
 ) -> Mesh:
     """The result: meshed, cleaned, decimated if asked for, and painted last, so that no colour is lost.
 
@@ -117,13 +118,14 @@ def finish(
         stages: the job's.
         weights: digest of those that field and colours depend on.
         smoothing: see `surface`.
+        trust: see `paint`.
     """
 
     def compute() -> dict[str, NDArray[Any]]:
         shape = surface(field, settings.resolution, smoothing)
         if settings.target_faces is not None:
             shape = decimate(shape, settings.target_faces)
-        return vars(paint(shape, picture, camera, views, blend))
+        return vars(paint(shape, picture, camera, views, blend, trust))
 
     arrays = stages.run(
         "meshing",
@@ -136,6 +138,7 @@ def finish(
         resolution=settings.resolution,
         target_faces=settings.target_faces,
         smoothing=smoothing,
+        trust=trust,
         weights=weights,
     )
     return Mesh(arrays["vertices"], arrays["faces"], arrays["colors"])
