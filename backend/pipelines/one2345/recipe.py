@@ -22,9 +22,6 @@ from protocol.messages import Settings
 CELLS_PER_SMOOTHING = 12
 """One pair of Taubin steps for so many cells: enough to take off the stairs of the network's own, coarser lattice."""
 
-DEEPEST_LAYERS = 6
-"""How far in a layer is looked for, in its own thickness: the field of a network is flatter than a distance."""
-
 
 @dataclass(frozen=True)
 class Elevation:
@@ -100,21 +97,14 @@ def surface(field: Field, cells: int, *, smoothing: int | None = None, excess: f
 
 
 def thinned(mesh: Mesh, field: Field, layer: float) -> Mesh:
-    """The mesh of a field moved in to where the field says that it is a layer deep, and at most half way to the middle.
+    """The mesh of a field with a layer taken off, except where that would leave nothing.
 
-    Another level of the field would do the same where the shape is thick, and would lose blades and sheets.
+    Each vertex moves inward by as much as the shape is still deep there. Where it is thinner than two layers, both
+    sides stop before they meet: blades and sheets stay, which another level of the field would lose.
     """
     inward = -vertex_normals(mesh.vertices, mesh.faces).astype(np.float32)
-    steps = np.linspace(0, DEEPEST_LAYERS * layer, DEEPEST_LAYERS + 1, dtype=np.float32)
-    depth = np.stack([-field.distance(mesh.vertices + step * inward) for step in steps])
-    short = depth < layer
-    below = np.argmin(short, axis=0)  # the first place that is deep enough; 0 where none is
-    above, every = np.maximum(below - 1, 0), np.arange(len(mesh.vertices))
-    rise = np.maximum(depth[below, every] - depth[above, every], 1e-9)
-    reached = steps[above] + steps[1] * (layer - depth[above, every]) / rise
-    reached[short.all(axis=0)] = np.inf
-    middle = steps[np.argmax(depth, axis=0)]
-    return replace(mesh, vertices=mesh.vertices + np.minimum(reached, middle / 2).clip(0)[:, None] * inward)
+    depth = -field.distance(mesh.vertices + np.float32(layer) * inward)
+    return replace(mesh, vertices=mesh.vertices + depth.clip(0, layer)[:, None] * inward)
 
 
 def finish(
