@@ -55,6 +55,32 @@ class MixedField:
         return {**first, **second, "share": np.array(self.share)}
 
 
+@dataclass(frozen=True)
+class ThinnedField:
+    """A shape with a layer taken off its surface.
+
+    Attributes:
+        field: the shape.
+        layer: thickness in object units.
+    """
+
+    field: Field
+    layer: float
+
+    @property
+    def half(self) -> float:
+        """Half the cube's side."""
+        return self.field.half
+
+    def distance(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Field`."""
+        return self.field.distance(points) + np.float32(self.layer)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See `Field`."""
+        return {**self.field.arrays(), "layer": np.array(self.layer)}
+
+
 class Reconstructor(Protocol):
     """From views to a field."""
 

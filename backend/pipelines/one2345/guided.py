@@ -21,7 +21,7 @@ from backend.pipelines.one2345.recipe import Elevation, Made, finish
 from backend.pipelines.one2345.selection import NO_VIEWS, view_cameras
 from backend.pipelines.stage import KeepError, Preview, Stages
 from backend.preparation.framing import DEFAULT_FOV_DEG, framed_camera
-from backend.reconstructors.base import Field, MixedField
+from backend.reconstructors.base import Field, MixedField, ThinnedField
 from backend.weights.store import tiny_path, weights_digest
 from protocol.messages import Settings
 
@@ -90,6 +90,7 @@ class Guided:
             field = MixedField(field, drawn, DRAWN_SHARE)
 
         progress.begin("Meshing", (0.88, 1.0))
+        field = ThinnedField(field, EXCESS)
         weights = weights_digest(tiny_path("sparseneus"))
         mesh = finish(
             field,
@@ -100,7 +101,6 @@ class Guided:
             settings=settings,
             stages=stages,
             weights=weights,
-            excess=EXCESS,
             trust=DRAWN_TRUST,
         )
         return Made(mesh, views, elevation, camera)

@@ -31,6 +31,7 @@ from backend.pipelines.one2345.recipe import Elevation, Made, finish
 from backend.pipelines.one2345.selection import ANCHOR_MOVES, NO_VIEWS, Moves, moved, ring_moves
 from backend.pipelines.stage import KeepError, Preview, Stages
 from backend.preparation.framing import framed_camera
+from backend.reconstructors.base import ThinnedField
 from backend.reconstructors.sparseneus.reconstructor import SdfField, SparseNeuSReconstructor, resampled
 from backend.weights.store import (
     entry_digest,
@@ -169,7 +170,7 @@ class Published:
             progress.keep.clear()
             progress.begin("Meshing", (0.88, 1.0))
             mesh = finish(
-                rough,
+                ThinnedField(rough, EXCESS),
                 picture,
                 camera,
                 NO_VIEWS,
@@ -177,7 +178,6 @@ class Published:
                 settings=settings,
                 stages=stages,
                 weights=weights_digest(tiny_path("sparseneus")),
-                excess=EXCESS,
             )
             return Made(mesh, NO_VIEWS, elevation, camera)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -12,7 +12,6 @@ from backend.elevation.solve import Estimate, doubt
 from backend.geometry.cameras import Camera
 from backend.geometry.cleanup import clean, decimate
 from backend.geometry.colors import Blend, paint
-from backend.geometry.export import vertex_normals
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.geometry.meshing import extract_surface
 from backend.pipelines.stage import Stages
@@ -79,32 +78,19 @@ class Recipe(Protocol):
         """
 
 
-def surface(field: Field, cells: int, *, smoothing: int | None = None, excess: float = 0.0) -> Mesh:
+def surface(field: Field, cells: int, smoothing: int | None = None) -> Mesh:
     """The field's zero level without colours, specks removed.
 
     Args:
         field: the shape.
         cells: along the longest side of its cube.
         smoothing: pairs of Taubin steps; None takes what the grid's fineness asks for.
-        excess: a layer to take off, in object units.
     """
     half = field.half
     vertices, faces = extract_surface(field.distance, cells, ((-half,) * 3, (half,) * 3))
     grey = np.full((len(vertices), 4), 255, np.uint8)
     steps = max(1, cells // CELLS_PER_SMOOTHING) if smoothing is None else smoothing
-    mesh = clean(Mesh(vertices, faces, grey), keep_fraction=0.02, smooth_steps=steps)
-    return thinned(mesh, field, excess) if excess else mesh
-
-
-def thinned(mesh: Mesh, field: Field, layer: float) -> Mesh:
-    """The mesh of a field with a layer taken off, except where that would leave nothing.
-
-    Each vertex moves inward by as much as the shape is still deep there. Where it is thinner than two layers, both
-    sides stop before they meet: blades and sheets stay, which another level of the field would lose.
-    """
-    inward = -vertex_normals(mesh.vertices, mesh.faces).astype(np.float32)
-    depth = -field.distance(mesh.vertices + np.float32(layer) * inward)
-    return replace(mesh, vertices=mesh.vertices + depth.clip(0, layer)[:, None] * inward)
+    return clean(Mesh(vertices, faces, grey), keep_fraction=0.02, smooth_steps=steps)
 
 
 def finish(
@@ -118,7 +104,6 @@ def finish(
     stages: Stages,
     weights: str,
     smoothing: int | None = None,
-    excess: float = 0.0,
     trust: float = 1.0,
 ) -> Mesh:
     """The result: meshed, cleaned, decimated if asked for, and painted last, so that no colour is lost.
@@ -133,12 +118,11 @@ def finish(
         stages: the job's.
         weights: digest of those that field and colours depend on.
         smoothing: see `surface`.
-        excess: see `surface`.
         trust: see `paint`.
     """
 
     def compute() -> dict[str, NDArray[Any]]:
-        shape = surface(field, settings.resolution, smoothing=smoothing, excess=excess)
+        shape = surface(field, settings.resolution, smoothing)
         if settings.target_faces is not None:
             shape = decimate(shape, settings.target_faces)
         return vars(paint(shape, picture, camera, views, blend, trust))
@@ -154,7 +138,6 @@ def finish(
         resolution=settings.resolution,
         target_faces=settings.target_faces,
         smoothing=smoothing,
-        excess=excess,
         trust=trust,
         weights=weights,
     )
