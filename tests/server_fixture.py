@@ -5,7 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from protocol import connection
 from protocol.client import Client
@@ -54,6 +57,20 @@ class Backend:
 
     def client(self, name="test"):
         return Client(connection.local_address, name=name)
+
+
+@contextmanager
+def clean_backend(home):
+    """A backend that has to end well, with nothing in its log that went wrong."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TURNAROUND_HOME", str(home))
+        backend = Backend(home)
+        backend.start()
+        yield backend
+        log = backend.stop()
+        assert backend.process.returncode == 0, log
+        assert "could not" not in log, log
+        assert "Fatal" not in log, log
 
 
 def until(condition, process=None, seconds=20.0):

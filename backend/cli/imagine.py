@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from protocol.errors import TurnaroundError
 from protocol.messages import SINGLE_OBJECT, Imagine
 from protocol.validation import check_imagine
 
@@ -90,14 +89,9 @@ def check_picture_name(path: Path) -> str:
     Raises:
         TurnaroundError: `export.format`.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise TurnaroundError(
-            "export.format",
-            f'Pictures cannot be written as "{path.suffix or path.name}".',
-            f"Use one of {', '.join(FORMATS)}.",
-            field="output",
-        )
-    return FORMATS[path.suffix.lower()]
+    from backend.geometry.export import by_suffix
+
+    return by_suffix(path, FORMATS, "Pictures")
 
 
 def write_picture(painting: Painting, path: Path) -> None:

@@ -12,8 +12,9 @@ import errno
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import trimesh
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 
 from backend.geometry.mesh import Mesh
 from protocol.errors import TurnaroundError
+
+T = TypeVar("T")
 
 Y_UP_FROM_Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 """(x, y, z) -> (x, z, -y), determinant +1."""
@@ -59,14 +62,28 @@ def encoder(path: Path) -> Callable[[Mesh], bytes]:
     Raises:
         TurnaroundError: `export.format`.
     """
-    if path.suffix.lower() not in FORMATS:
+    return by_suffix(path, FORMATS, "Meshes")
+
+
+def by_suffix(path: Path, formats: Mapping[str, T], things: str) -> T:
+    """What a file's name asks for.
+
+    Args:
+        path: the file to write.
+        formats: suffix, in small letters, -> what it stands for.
+        things: what is written, for people, in the plural.
+
+    Raises:
+        TurnaroundError: `export.format`.
+    """
+    if path.suffix.lower() not in formats:
         raise TurnaroundError(
             "export.format",
-            f'Meshes cannot be written as "{path.suffix or path.name}".',
-            f"Use one of {', '.join(FORMATS)}.",
+            f'{things} cannot be written as "{path.suffix or path.name}".',
+            f"Use one of {', '.join(formats)}.",
             field="output",
         )
-    return FORMATS[path.suffix.lower()]
+    return formats[path.suffix.lower()]
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from server_fixture import Backend, until
+from server_fixture import clean_backend, until
 
 from protocol.errors import TurnaroundError
 from protocol.messages import (
@@ -27,16 +27,8 @@ PICTURE[0, 0] = 9, 8, 7, 255
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("home")
-        patch.setenv("TURNAROUND_HOME", str(home))
-        backend = Backend(home)
-        backend.start()
+    with clean_backend(tmp_path_factory.mktemp("home")) as backend:
         yield backend
-        log = backend.stop()
-        assert backend.process.returncode == 0, log
-        assert "could not" not in log, log
-        assert "Fatal" not in log, log
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import uuid
 import numpy as np
 import pytest
 import tiny_stable_diffusion
-from server_fixture import Backend, until
+from server_fixture import Backend, clean_backend, until
 
 from protocol.errors import TurnaroundError
 from protocol.messages import SINGLE_OBJECT, Accepted, Cancelled, Event, Imagine, Imagined, JobList, Result, Settings
@@ -13,15 +13,8 @@ from protocol.messages import SINGLE_OBJECT, Accepted, Cancelled, Event, Imagine
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("home")
-        patch.setenv("TURNAROUND_HOME", str(home))
-        backend = Backend(home)
-        backend.start()
+    with clean_backend(tmp_path_factory.mktemp("home")) as backend:
         yield backend
-        log = backend.stop()
-        assert backend.process.returncode == 0, log
-        assert "could not" not in log, log
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
 from zero123_fixture import make_zero123
 
+from backend.generators.noise import noise_source
 from backend.generators.zero123 import published
 from backend.generators.zero123.components import NoiseConfig
 from backend.generators.zero123.generator import (
@@ -29,7 +30,7 @@ from backend.generators.zero123.generator import (
 )
 from backend.generators.zero123.pose import pose_vector, radius
 from backend.generators.zero123.preprocessing import clip_pixels, on_white, signed, snap_white
-from backend.generators.zero123.sampling import DEFAULT_STEPS, make_scheduler, noise_source
+from backend.generators.zero123.sampling import DEFAULT_STEPS, make_scheduler
 from backend.geometry.cameras import Camera
 from backend.pipelines.stage import CancelledError, Progress
 from backend.preparation.framing import framed_camera

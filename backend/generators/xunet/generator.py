@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from backend.devices import sampling_dtype
+from backend.generators.noise import turn_noise
 from backend.geometry import batched
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
-from backend.pipelines.stage import Preview, Progress, digest
+from backend.pipelines.stage import Preview, Progress
 from backend.weights.store import load_into, read_config
 from protocol.errors import TurnaroundError
 
@@ -50,9 +51,7 @@ def load_xunet(path: Path) -> XUNet:
 
 def view_noise(seed: int, camera: Camera, target: Camera) -> torch.Generator:
     """A view's source of noise: a function of the seed and of how far the camera turned, and of nothing else."""
-    turned = (target.azimuth_deg - camera.azimuth_deg, target.elevation_deg - camera.elevation_deg)
-    millidegrees = [round(1000 * angle) % 360_000 for angle in turned]
-    return torch.Generator().manual_seed(int(digest("view", seed, millidegrees)[:15], 16))
+    return turn_noise(seed, target.azimuth_deg - camera.azimuth_deg, target.elevation_deg - camera.elevation_deg)
 
 
 class XUNetGenerator:

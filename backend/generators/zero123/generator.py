@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backend.devices import sampling_dtype
+from backend.generators.noise import noise_source, turn_noise
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
 from backend.pipelines.stage import Preview, Progress, digest
@@ -22,7 +23,7 @@ from backend.pipelines.stage import Preview, Progress, digest
 from .components import load_components
 from .pose import pose_vector
 from .preprocessing import SIZE, clip_pixels, on_white, signed, unsigned
-from .sampling import DEFAULT_SCHEDULE, Batches, Condition, Schedule, denoise, make_scheduler, noise_source
+from .sampling import DEFAULT_SCHEDULE, Batches, Condition, Schedule, denoise, make_scheduler
 
 PUBLISHED_GUIDANCE = 2.0
 """The scale of 3 that Zero123 and One-2-3-45 use, as `generate` counts it."""
@@ -57,7 +58,7 @@ class ViewRequest:
             return noise_source(seed, self.index)
         elevation = self.target.elevation_deg - self.camera.elevation_deg
         azimuth = self.target.azimuth_deg - self.camera.azimuth_deg
-        return noise_source(seed, *(round(1000 * angle) % 360_000 for angle in (elevation, azimuth)))
+        return turn_noise(seed, elevation, azimuth)
 
 
 class Zero123Generator:

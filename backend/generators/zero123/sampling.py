@@ -11,7 +11,6 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from backend.devices import empty_cache, is_out_of_memory
-from backend.pipelines.stage import digest
 
 from .components import NoiseConfig
 
@@ -55,11 +54,6 @@ def make_scheduler(noise: NoiseConfig, schedule: Schedule, steps: int) -> tuple[
     # With some numbers of steps, the first would lie beyond the training's, and both codes fail there.
     scheduler.timesteps = scheduler.timesteps[scheduler.timesteps < noise.num_train_timesteps]
     return scheduler, {"eta": 1.0 if schedule == "ldm" else 0.0}
-
-
-def noise_source(seed: int, *key: int) -> torch.Generator:
-    """A view's own source of noise, on the CPU: it does not depend on the device or on what is drawn beside it."""
-    return torch.Generator().manual_seed(int(digest("view", seed, key)[:15], 16))
 
 
 # --------------------------------------------------------------------------------------------------------- batches
