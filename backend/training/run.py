@@ -63,10 +63,19 @@ def _xunet() -> tuple[nn.Module, Any]:
     return XUNetObjective(XUNet(TINY).channels_last()), TINY
 
 
+def _threedim() -> tuple[nn.Module, Any]:
+    from backend.generators.xunet.config import TINY_3DIM
+    from backend.generators.xunet.network import XUNet
+    from backend.training.xunet import XUNetObjective
+
+    return XUNetObjective(XUNet(TINY_3DIM).channels_last()), TINY_3DIM
+
+
 TRAINABLES = {
     "sparseneus": Trainable(_sparseneus, batch_size=4, learning_rate=2.5e-3),
     "elevation": Trainable(_elevation, batch_size=64, learning_rate=3e-3),
     "xunet": Trainable(_xunet, batch_size=8, learning_rate=1.5e-3, looks_at_feedback=True),
+    "3dim": Trainable(_threedim, batch_size=16, learning_rate=1.5e-3),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -104,23 +104,34 @@ class XUNetObjective(nn.Module):
 
     Args:
         network: to train; one with map channels takes the episodes' feedback.
-        step: the loss; None takes the defaults.
+        loss: None takes the defaults.
     """
 
-    def __init__(self, network: XUNet, step: XUNetStep | None = None) -> None:
+    def __init__(self, network: XUNet, loss: XUNetStep | None = None) -> None:
         super().__init__()
         self.network = network
-        self.step = step or XUNetStep(network.config)
+        self.loss = loss or XUNetStep(network.config)
 
     def draw(
         self, data: EpisodeTensors, size: int, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], torch.Generator]:
-        """Pairs of an input picture and another view, and the source of their noise."""
-        return self.tensors(data.batch(size, 2, generator, surface_points=1)), generator
+        """Pairs of a known view and another, and the source of their noise.
+
+        Without maps half of the known views are the input picture and half any others: stochastic conditioning shows
+        the network whatever is in its pool. Maps are made from the input picture, so that it is the known view there.
+        """
+        if self.network.config.map_channels:
+            return self.tensors(data.batch(size, 2, generator, surface_points=1)), generator
+        batch = data.batch(size, 3, generator, surface_points=1)
+        known = (torch.rand(size, generator=generator) < 0.5).long()
+        pairs = torch.stack([known, known + 1], dim=1).to(batch.images.device)
+        sample = torch.arange(size, device=pairs.device)[:, None]
+        batch = replace(batch, images=batch.images[sample, pairs], cameras=batch.cameras[sample, pairs])
+        return self.tensors(batch), generator
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The loss under its name."""
-        return {"denoising": self.step(self.network, batch, generator)}
+        return {"denoising": self.loss(self.network, batch, generator)}
 
     @staticmethod
     def total(parts: dict[str, Tensor]) -> Tensor:

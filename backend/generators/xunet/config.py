@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
@@ -121,3 +121,6 @@ TINY = XUNetConfig(
     logsnr_max=15.0,
 )
 """What this project trains and ships: RGBA, conditioned on renders of a coarse shape as well."""
+
+TINY_3DIM = replace(TINY, map_channels=0, map_variance=0.0)
+"""The same size with no 3D at all, as 3DiM is published: a picture and two cameras are all that it is given."""
