@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import SamConfig, SamModel
 
-from backend.pipelines.one2345.pipeline import prepare
+from backend.pipelines.preparing import prepare
 from backend.pipelines.registry import Request
 from backend.pipelines.stage import Progress, StageCache, Stages
 from backend.preparation import engines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.pipelines.one2345.recipe import surface
+from backend.pipelines.shaping import surface
 from backend.pipelines.stage import digest
 from backend.reconstructors.base import MixedField, ThinnedField
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import Mesh, ViewSet
-from backend.pipelines.one2345.networks import EXCESS, Networks
-from backend.pipelines.one2345.recipe import Elevation, Made, finish
-from backend.pipelines.one2345.selection import NO_VIEWS, view_cameras
+from backend.pipelines.one2345.networks import Networks
+from backend.pipelines.one2345.selection import view_cameras
+from backend.pipelines.shaping import NO_VIEWS, Elevation, Made, finish
+from backend.pipelines.shipped import EXCESS
 from backend.pipelines.stage import KeepError, Preview, Stages
 from backend.preparation.framing import DEFAULT_FOV_DEG, framed_camera
 from backend.reconstructors.base import Field, MixedField, ThinnedField

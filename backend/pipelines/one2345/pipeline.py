@@ -6,29 +6,21 @@ The recipes: `guided` runs on the weights that ship, `published` on the paper's.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any
 
-import cv2
-import numpy as np
 from msgspec import structs
-from numpy.typing import NDArray
 
-from backend.pipelines.one2345.recipe import Made, Recipe
 from backend.pipelines.one2345.selection import MAX_VIEWS
+from backend.pipelines.preparing import prepare
 from backend.pipelines.registry import Output, Request
+from backend.pipelines.reporting import make_report
+from backend.pipelines.shaping import Recipe
 from backend.pipelines.stage import Preview, Progress, StageCache, Stages
-from backend.preparation.engines import choose, installed_sam
-from backend.preparation.framing import frame
-from backend.preparation.matting import cut_out, warnings
-from backend.preparation.picture import check_picture, reduce_picture
-from backend.preparation.segmentation import Prompt
 from backend.weights.store import catalogue, is_present, tiny_path
 from protocol.errors import TurnaroundError
-from protocol.messages import Framing, OptionSpec, PipelineInfo, Report, Settings, ViewCamera
+from protocol.messages import OptionSpec, PipelineInfo, Settings
 
-PICTURE_SIZE = 512
-"""Side of the framed picture that colours are taken from, in pixels."""
+NAME = "one2345"
 
 SHIPPED = ("sparseneus", "xunet", "elevation")
 
@@ -125,7 +117,7 @@ class One2345:
         """How it presents itself."""
         missing = [name for name in SHIPPED if not tiny_path(name).is_file()]
         return PipelineInfo(
-            name="one2345",
+            name=NAME,
             label="One-2-3-45",
             description="Draws the other sides with a diffusion model and builds a signed distance field from them",
             options=(structs.replace(OPTIONS[0], choices=(AUTO, TINY, *published())), *OPTIONS[1:]),
@@ -148,12 +140,12 @@ class One2345:
         progress = stages.progress
         progress.begin("Cutting Out", (0.0, 0.02))
         picture, framing, notes = prepare(request, stages, device)
-        progress.begin("Loading Networks", (0.02, 0.05), Preview(cutout=picture))
+        progress.begin("Loading Networks", (0.02, 0.05), Preview(cutout=picture, framing=framing, notes=notes))
         recipe = self._load(request.settings, device)
         made = recipe.make(picture, request.settings, seed, stages)
         progress.step(1, 1)
         weights = self._recipe_key[0]
-        report = make_report(request.settings, seed, made, framing, notes, weights, device, progress)
+        report = make_report(NAME, request.settings, seed, made, framing, notes, weights, device, progress)
         return Output(made.mesh, made.views, picture, report)
 
     def _load(self, settings: Settings, device: str) -> Recipe:
@@ -213,65 +205,4 @@ def make_recipe(weights: str, settings: Settings, device: str) -> Recipe:
         compiled=bool(options.get("compile", False)),
         fitted=bool(options.get("fitted_cube", False)),
         input_is_source=bool(options.get("picture_is_source", True)),
-    )
-
-
-def prepare(
-    request: Request, stages: Stages, device: str = "cpu"
-) -> tuple[NDArray[np.uint8], Framing, tuple[str, ...]]:
-    """The framed picture [512, 512, 4], where its square lies, and what an artist should know of the cutout."""
-    check_picture(request.picture, has_matte=request.matte is not None)
-    small, factor = reduce_picture(request.picture)
-    matte = request.matte
-    if matte is not None and factor > 1:
-        matte = np.asarray(cv2.resize(matte, small.shape[1::-1], interpolation=cv2.INTER_AREA), np.uint8)
-
-    settings = request.settings
-    segmenter = choose(settings.matting, sam=installed_sam(), device=device)
-    points = tuple((point.x, point.y, point.subject) for point in settings.subject_points)
-    prompt = Prompt(settings.subject_box, points).scaled(1 / factor)
-
-    def compute() -> dict[str, NDArray[Any]]:
-        return {"cutout": cut_out(small, matte, segmenter=segmenter, prompt=prompt)}
-
-    cutout = stages.run("matting", compute, picture=small, matte=matte, engine=segmenter.key, prompt=prompt)["cutout"]
-    picture, framing = frame(cutout, PICTURE_SIZE)
-    framing = Framing(
-        center_x=framing.center_x * factor, center_y=framing.center_y * factor, side=framing.side * factor
-    )
-    return picture, framing, tuple(warnings(cutout, small))
-
-
-def make_report(
-    settings: Settings,
-    seed: int,
-    made: Made,
-    framing: Framing,
-    notes: tuple[str, ...],
-    weights: str,
-    device: str,
-    progress: Progress,
-) -> Report:
-    """How the result came about."""
-    elevation, camera = made.elevation, made.camera
-    return Report(
-        pipeline="one2345",
-        seed=seed,
-        settings=settings,
-        elevation_deg=elevation.degrees,
-        elevation_source=elevation.source,
-        elevation_spread_deg=elevation.spread,
-        camera=ViewCamera(
-            elevation_deg=camera.elevation_deg,
-            azimuth_deg=camera.azimuth_deg,
-            distance=camera.distance,
-            fov_deg=camera.fov_deg,
-        ),
-        framing=framing,
-        seconds={name: round(seconds, 4) for name, seconds in progress.seconds.items()},
-        cached=tuple(dict.fromkeys(progress.cached)),
-        warnings=(*notes, elevation.note) if elevation.note else notes,
-        weights=weights,
-        versions={name: version(name) for name in ("turnaround", "torch", "diffusers", "numpy")},
-        device=device,
     )

@@ -26,9 +26,10 @@ from backend.generators.zero123.preprocessing import SIZE, snap_white
 from backend.generators.zero123.sampling import Schedule
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
-from backend.pipelines.one2345.networks import EXCESS, Networks
-from backend.pipelines.one2345.recipe import Elevation, Made, finish
-from backend.pipelines.one2345.selection import ANCHOR_MOVES, NO_VIEWS, Moves, moved, ring_moves
+from backend.pipelines.one2345.networks import Networks
+from backend.pipelines.one2345.selection import ANCHOR_MOVES, Moves, moved, ring_moves
+from backend.pipelines.shaping import NO_VIEWS, Elevation, Made, finish
+from backend.pipelines.shipped import EXCESS
 from backend.pipelines.stage import KeepError, Preview, Stages
 from backend.preparation.framing import framed_camera
 from backend.reconstructors.base import ThinnedField

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from backend.elevation.solve import NEAR_MOVES
 from backend.geometry.cameras import Camera
-from backend.geometry.mesh import ViewSet
 
 Moves = Sequence[tuple[float, float]]
 """(elevation, azimuth) from one camera to others, degrees."""
-
-NO_VIEWS = ViewSet(np.zeros((0, 64, 64, 4), np.uint8), ())
 
 ANCHOR_MOVES = ((0.0, 0.0), (0.0, 90.0), (0.0, 180.0), (0.0, 270.0))
 """The first stage's views at the input's elevation, as (elevation, azimuth) moves; the first draws the input again."""

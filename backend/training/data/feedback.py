@@ -16,8 +16,8 @@ from backend.geometry.cameras import Camera
 from backend.geometry.colors import paint
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.geometry.render import prepare, render
-from backend.pipelines.one2345.networks import COARSE_CELLS
-from backend.pipelines.one2345.recipe import surface
+from backend.pipelines.shaping import surface
+from backend.pipelines.shipped import COARSE_CELLS
 from backend.pipelines.stage import Progress, digest
 from backend.reconstructors.sparseneus.reconstructor import SparseNeuSReconstructor
 from backend.training.data.episodes import Dataset

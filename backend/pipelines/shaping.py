@@ -1,4 +1,4 @@
-"""What the two ways to a mesh have in common: the picture that they start from and what they leave."""
+"""What all ways to a mesh have in common: the picture's elevation, and the mesh of a field."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from backend.geometry.meshing import extract_surface
 from backend.pipelines.stage import Stages
 from backend.reconstructors.base import Field
 from protocol.messages import Settings
+
+NO_VIEWS = ViewSet(np.zeros((0, 64, 64, 4), np.uint8), ())
 
 CELLS_PER_SMOOTHING = 12
 """One pair of Taubin steps for so many cells: enough to take off the stairs of the network's own, coarser lattice."""
