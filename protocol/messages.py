@@ -26,6 +26,9 @@ Name = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9_.:/-]*\Z")]
 JobId = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+\Z")]
 Text = Annotated[str, Meta(max_length=4096)]
 LongText = Annotated[str, Meta(max_length=65_536)]
+MAX_NOTES, MAX_NOTE = 16, 512
+"""Sentences about a picture in one message, and characters of each."""
+Notes = Annotated[tuple[Annotated[str, Meta(max_length=MAX_NOTE)], ...], Meta(max_length=MAX_NOTES)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Prompt = Annotated[str, Meta(max_length=1000)]
 Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -336,6 +339,10 @@ class Event(Message, tag="event", frozen=True, kw_only=True):
     queue_position: Count = 0
     variant: Count = 0
     can_keep: bool = False
+    notes: Notes = ()
+    """What will spoil the shape, told before the heavy work: "Touches the left border: the shape will be cut." """
+    framing: Framing | None = None
+    """Where `cutout` lies in the picture."""
 
 
 class Result(Message, tag="result", frozen=True, kw_only=True):

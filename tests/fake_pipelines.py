@@ -23,6 +23,8 @@ from protocol.messages import (
     ViewCamera,
 )
 
+NOTES = ("It is dark.", *("?" * 1000 for _ in range(20)))
+"""More and longer ones than a message may hold."""
 MODES = ("good", "crash", "crash_once", "oom", "error", "refuse", "deaf")
 
 
@@ -52,7 +54,9 @@ class Fake:
 
     def _draw(self, options, request, cache, progress):
         mode = options["mode"]
-        progress.begin("Drawing Views", (0.0, 0.9), Preview(cutout=request.picture[:8, :8]))
+        framing = Framing(center_x=4.0, center_y=4.0, side=8.0)
+        first = Preview(cutout=request.picture[:8, :8], framing=framing, notes=NOTES)
+        progress.begin("Drawing Views", (0.0, 0.9), first)
         step = 0
         try:
             for step in range(1, options["steps"] + 1):

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, Any
@@ -92,9 +92,9 @@ def show_error(error: TurnaroundError, *, verbose: bool = False) -> None:
         console.print(Text(f"[{error.code}]{field}\n{error.details}".rstrip(), "dim"), soft_wrap=True)
 
 
-def warn(sentence: str) -> None:
+def warn(sentence: str, console: Console | None = None) -> None:
     """Prints a warning."""
-    error_console().print(Text.assemble(("Warning: ", "bold yellow"), sentence), soft_wrap=True)
+    (console or error_console()).print(Text.assemble(("Warning: ", "bold yellow"), sentence), soft_wrap=True)
 
 
 # ------------------------------------------------------------------------------------------------------- progress
@@ -117,6 +117,14 @@ class Bar:
         )
         self._task = self._progress.add_task("Starting", total=1.0)
         self._line = ("", 0)
+        self._noted: set[str] = set()
+
+    def note(self, sentences: Iterable[str]) -> None:
+        """Prints warnings above the bar, each once however often it is told."""
+        for sentence in sentences:
+            if sentence not in self._noted:
+                self._noted.add(sentence)
+                warn(sentence, self._console)
 
     def update(self, stage: str, step: int, total: int, fraction: float, label: str = "") -> None:
         """Shows the stage, the step in it and the share of the whole job that is done."""

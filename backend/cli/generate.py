@@ -126,8 +126,7 @@ def generate(
                 if views_out is not None:
                     _write_views(variant, views_out if variants == 1 else views_out / str(index + 1))
                 done.append(_entry(variant, path))
-                for sentence in variant.report.warnings:
-                    warn(sentence)
+                bar.note(variant.report.warnings)
                 output_console().print(str(path), soft_wrap=True, markup=False)
     if report is not None:
         content = {

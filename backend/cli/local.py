@@ -39,6 +39,8 @@ class Local:
         def report(update: Update) -> None:
             label = f"Variant {update.variant + 1}: " if several else ""
             bar.update(update.stage, update.step, update.total, update.fraction, label)
+            if update.preview is not None:
+                bar.note(update.preview.notes)
 
         progress = Progress(report=report)
         cache = self._cache()

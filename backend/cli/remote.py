@@ -88,6 +88,7 @@ class Remote:
                     if message.queue_position:
                         label = f"Number {message.queue_position} in the queue: "
                     bar.update(message.stage, message.step, message.total, message.fraction, label)
+                    bar.note(message.notes)
                 elif isinstance(message, Cancelled):
                     raise CancelledError
                 else:

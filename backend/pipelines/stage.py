@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from backend.geometry.mesh import Mesh
+from protocol.messages import Framing
 
 
 class CancelledError(Exception):
@@ -33,11 +34,22 @@ class KeepError(Exception):
 
 @dataclass
 class Preview:
-    """What can be shown before a job is done; every part is optional."""
+    """What can be shown before a job is done; every part is optional.
+
+    Attributes:
+        mesh: the shape so far.
+        views: uint8 [V, H, W, 4], those drawn so far.
+        cutout: uint8 [S, S, 4], the framed picture that the pipeline works on.
+        framing: where the cutout lies in the picture.
+        notes: what is wrong with the picture, as sentences for the artist (see `matting.warnings`): she can cancel
+            before the heavy work.
+    """
 
     mesh: Mesh | None = None
     views: NDArray[np.uint8] | None = None
     cutout: NDArray[np.uint8] | None = None
+    framing: Framing | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

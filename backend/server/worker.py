@@ -35,6 +35,8 @@ from protocol.directions import ClientMessage
 from protocol.errors import TurnaroundError
 from protocol.framing import MAX_FRAME, FieldError, ProtocolError, Received, decode, encode
 from protocol.messages import (
+    MAX_NOTE,
+    MAX_NOTES,
     PROTOCOL_VERSION,
     Cancel,
     Cancelled,
@@ -116,6 +118,7 @@ class Worker:
         self._progress = Progress()
         self._variants = 1
         self._held: dict[str, NDArray[Any]] = {}
+        self._told: dict[str, Any] = {}
         self._sent = self._previewed = 0.0
         self._delivered = False
         self._stage: tuple[int, str, bool] | None = None
@@ -203,7 +206,7 @@ class Worker:
         with self._lock:
             self._job, self._progress = job, Progress(report=self._report)
             self._pass_on_orders()
-        self._held, self._stage, self._previewed, self._delivered = {}, None, 0.0, False
+        self._held, self._told, self._stage, self._previewed, self._delivered = {}, {}, None, 0.0, False
         for last in (False, True):
             ran_out = self._attempt(message, arrays, device, last=last)
             if ran_out:  # here, where the error's frames no longer hold what should go
@@ -269,12 +272,14 @@ class Worker:
         stage = (update.variant, update.stage, update.can_keep)
         if update.preview is not None:
             self._held.update(_preview_arrays(update.preview))
+            self._told.update(_preview_fields(update.preview))
         turned = stage != self._stage
         if not turned and now - self._sent < EVENT_INTERVAL and update.step != update.total:
             return
         arrays: dict[str, NDArray[Any]] = {}
-        if self._held and (turned or now - self._previewed >= PREVIEW_INTERVAL):
-            arrays, self._held, self._previewed = self._held, {}, now
+        told: dict[str, Any] = {}
+        if (self._held or self._told) and (turned or now - self._previewed >= PREVIEW_INTERVAL):
+            arrays, told, self._held, self._told, self._previewed = self._held, self._told, {}, {}, now
         self._stage, self._sent = stage, now
         within = min(1.0, max(0.0, float(update.fraction)))
         event = Event(
@@ -286,6 +291,7 @@ class Worker:
             fraction=(update.variant + within) / max(self._variants, update.variant + 1),
             variant=update.variant,
             can_keep=update.can_keep,
+            **told,
         )
         self._send(event, arrays)
 
@@ -317,6 +323,16 @@ def _preview_arrays(preview: Preview) -> dict[str, NDArray[Any]]:
     if preview.cutout is not None:
         arrays["cutout"] = preview.cutout
     return arrays
+
+
+def _preview_fields(preview: Preview) -> dict[str, Any]:
+    """What of a preview goes into the event itself, cut to what an event may hold."""
+    fields: dict[str, Any] = {}
+    if preview.notes:
+        fields["notes"] = tuple(note[:MAX_NOTE] for note in preview.notes[:MAX_NOTES])
+    if preview.framing is not None:
+        fields["framing"] = preview.framing
+    return fields
 
 
 def _mesh_arrays(mesh: Any) -> dict[str, NDArray[Any]]:

@@ -24,7 +24,7 @@ from backend.cli.console import CANCELLED
 from backend.cli.doctor import masked
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.pipelines import registry
-from backend.pipelines.stage import Progress, StageCache
+from backend.pipelines.stage import Preview, Progress, StageCache
 from backend.preparation.framing import framed_camera
 from protocol.errors import TurnaroundError
 from protocol.messages import Framing, OptionSpec, PipelineInfo, Report, Settings, ViewCamera
@@ -59,7 +59,7 @@ class Boxes:
             raise self.error
         for index in range(request.settings.variants):
             progress.variant = index
-            progress.begin("Drawing Views", (0.0, 1.0))
+            progress.begin("Drawing Views", (0.0, 1.0), Preview(notes=("Touches the top border.",)))
             for step in range(3):
                 self.on_step()
                 progress.step(step + 1, 3)
@@ -80,7 +80,7 @@ class Boxes:
             camera=ViewCamera(elevation_deg=20.0, azimuth_deg=0.0, distance=camera.distance, fov_deg=camera.fov_deg),
             framing=Framing(center_x=32, center_y=32, side=64),
             seconds={"views": 0.5},
-            warnings=("Look twice.",),
+            warnings=("Touches the top border.", "Look twice."),
             device=device,
         )
         views = ViewSet(np.full((2, 8, 8, 4), 9, np.uint8), (camera, camera.moved(azimuth_deg=90)))
@@ -142,7 +142,9 @@ def test_every_variant_view_and_number_is_written(boxes: Boxes, picture: Path, t
     assert report["variants"][0]["report"]["seconds"] == {"views": 0.5}
     assert report["variants"][0]["views"][1]["camera"]["azimuth_deg"] == 90.0
     assert "Drawing Views" in result.stderr
-    assert "Warning: Look twice." in result.stderr
+    said = result.stderr
+    assert said.index("Warning: Touches the top border.") < said.index("Drawing Views (33%)"), "before the work"
+    assert [said.count(note) for note in ("Touches the top border.", "Look twice.")] == [1, 1]
 
 
 def test_one_variant_keeps_its_name_and_elevation_is_found(boxes: Boxes, picture: Path, tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ from server_fixture import clean_backend, until
 
 from protocol.errors import TurnaroundError
 from protocol.messages import (
+    MAX_NOTE,
+    MAX_NOTES,
     Accepted,
     Cancelled,
     Event,
     Failed,
+    Framing,
     FreeMemory,
     JobList,
     Pong,
@@ -81,8 +84,12 @@ def test_a_job_from_submit_to_results(client):
         np.testing.assert_array_equal(arrays["vertices"], expected)
         np.testing.assert_array_equal(arrays["cutout"], PICTURE[:8, :8])
         assert len(message.view_cameras) == len(arrays["views"])
-    previews = [a for m, a in received if isinstance(m, Event) and a]
-    np.testing.assert_array_equal(previews[0]["cutout"], PICTURE[:8, :8])
+    message, arrays = next((m, a) for m, a in received if isinstance(m, Event) and a)
+    np.testing.assert_array_equal(arrays["cutout"], PICTURE[:8, :8])
+    assert message.framing == Framing(center_x=4.0, center_y=4.0, side=8.0)
+    assert message.notes[0] == "It is dark."  # with the cutout, before the work; no more than a message may hold
+    assert [len(note) for note in message.notes[1:]] == [MAX_NOTE] * (MAX_NOTES - 1)
+    assert [m.variant for m in messages if isinstance(m, Event) and m.notes] == [0, 1]
 
 
 def test_the_same_request_twice_is_one_job(client, backend):
@@ -221,6 +228,7 @@ def test_who_attaches_in_the_middle_sees_the_preview(client, backend):
         other.attach(client.followed[request].job)
         seen = []
         until(lambda: seen.extend(other.wait(0.1)) or any("cutout" in arrays for _, arrays in seen))
+        assert next(m for m, arrays in seen if "cutout" in arrays).notes[0] == "It is dark."
         other.cancel(client.followed[request].job)
         until(lambda: seen.extend(other.wait(0.1)) or isinstance(seen[-1].message, Cancelled))
     numbers = [m.number for m, _ in seen if isinstance(m, Event)]
