@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from protocol.errors import TurnaroundError
 from protocol.messages import PipelineInfo, Settings
 from protocol.validation import check_options, check_settings
 
@@ -30,12 +31,16 @@ class Experiment(StrEnum):
 
     SHAPES = "shapes"
     ELEVATION = "elevation"
+    SCHEDULE = "schedule"
 
 
 def evaluate(
     what: Annotated[
         Experiment,
-        typer.Argument(help="Shapes that an engine makes of pictures, or the elevations that are found of pictures."),
+        typer.Argument(
+            help="Shapes that an engine makes of pictures; the elevations that are found of pictures; or what few "
+            "denoising steps cost a Zero123's views."
+        ),
     ] = Experiment.SHAPES,
     *,
     meshes: Annotated[
@@ -66,6 +71,12 @@ def evaluate(
     drawn: Annotated[
         bool, typer.Option("--drawn/--no-drawn", help="Of the elevation experiment: also match drawn views.")
     ] = True,
+    zero123: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of the schedules: folder of the Zero123, by default an installed one's.", exists=True, file_okay=False
+        ),
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A setting of the engine's own; may be repeated.")
     ] = None,
@@ -78,7 +89,8 @@ def evaluate(
     """Measure on the val meshes of a folder.
 
     Shapes: an engine's F-score, Chamfer, IoU, novel views, CLIP similarity, elevation and seconds. Elevation: pictures
-    from random sides, and how far off the regression and the matching of near views are.
+    from random sides, and how far off the regression and the matching of near views are. Schedule: PSNR of a Zero123's
+    views by the paper's steps and by fewer.
     """
     from backend.training.data.meshes import find_meshes
 
@@ -86,6 +98,9 @@ def evaluate(
     val = _picked(files, limit)
     if what is Experiment.ELEVATION:
         _evaluate_elevation(val, output, poses, choose(device), drawn=drawn, seed=seed)
+        return
+    if what is Experiment.SCHEDULE:
+        _evaluate_schedule(val, output, zero123, choose(device), seed=seed)
         return
 
     from backend.evaluation.evaluate import evaluate as run
@@ -177,6 +192,32 @@ def _evaluate_elevation(val: list[MeshFile], output: Path, poses: int, device: s
         scores = score(methods, make_poses(val, poses=poses, seed=seed), on_done)
     about: dict[str, Any] = {"device": device, "meshes": len(val), "poses_each": poses, "seed": seed}
     output_console().print(table(write_report(output, scores, about)))
+    output_console().print(str(output), markup=False)
+
+
+def _evaluate_schedule(val: list[MeshFile], output: Path, zero123: Path | None, device: str, *, seed: int) -> None:
+    from backend.evaluation.schedule import WAYS, markdown, measure_schedules, write_report
+    from backend.training.published import installed_zero123
+
+    folder = zero123 or installed_zero123()
+    if folder is None:
+        raise TurnaroundError(
+            "evaluate.zero123",
+            "There is no Zero123 to measure.",
+            "Install one with turnaround models install, or give a folder with --zero123.",
+            field="zero123",
+        )
+    total, done = len(val) * len(WAYS), 0
+    with Bar() as bar:
+
+        def on_done() -> None:
+            nonlocal done
+            done += 1
+            bar.update("Evaluating", done, total, done / total)
+
+        rows = measure_schedules(folder, val, device, seed=seed, on_done=on_done)
+    write_report(output, rows, {"device": device, "meshes": len(val), "seed": seed, "weights": str(folder.name)})
+    output_console().print(markdown(rows), markup=False)
     output_console().print(str(output), markup=False)
 
 

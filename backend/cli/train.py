@@ -28,7 +28,8 @@ def train(
         "out/train"
     ),
     start_from: Annotated[
-        Path | None, typer.Option(help="Weights to begin with instead of random ones.", exists=True, dir_okay=False)
+        Path | None,
+        typer.Option(help="Weights to begin with instead of random ones; of zero123 a folder.", exists=True),
     ] = None,
     reconstructor: Annotated[
         Path | None,
@@ -80,10 +81,14 @@ def train(
     First sparseneus and elevation, then xunet with --reconstructor, then sparseneus again with --start-from and
     --generator, so that it learns what drawn views are worth. These are the small networks that ship.
 
+    3dim is the view generator of the engine 3dim, which looks at no shape. zero123 is a small Zero123, or with
+    --start-from an installed one that is trained further.
+
     sparseneus-published is the reconstructor of One-2-3-45 at its published size and trained as published, which takes
     days on GPUs: "accelerate launch -m backend.cli train sparseneus-published ..." uses several.
     """
     from backend.training import published
+    from backend.training.run import ZERO123
     from backend.training.run import train as run
 
     def log(line: str) -> None:
@@ -110,6 +115,9 @@ def train(
         _refuse(name, given | {f"--{part}-weight": weight for part, weight in loss.items()})
         if generator is not None and generator.is_dir():
             raise TurnaroundError("train.generator", f"{generator} is a folder.", "Give a weights file.")
+        if start_from is not None and start_from.is_dir() != (name == ZERO123):
+            kind = "the folder of a Zero123" if name == ZERO123 else "a weights file"
+            raise TurnaroundError("train.start_from", f"{name} cannot begin with {start_from}.", f"Give {kind}.")
         weights = run(
             name,
             meshes,

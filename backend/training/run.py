@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from backend.training.published import NAME as PUBLISHED
 from backend.weights.store import load_into, tiny_path
 from protocol.errors import TurnaroundError
 
+ZERO123 = "zero123"
+"""Not in `TRAINABLES`: it is several networks, learned one after the other."""
 FEEDBACK_EPISODES = 1
 """Of each object; making one takes about a fifth of a CPU second."""
 DRAWN_VIEWS, DRAWN_STEPS = 8, 1
@@ -97,12 +99,12 @@ def train(
     """Trains a network on a folder of meshes; run again with the same output to go on.
 
     Args:
-        name: one of `TRAINABLES`.
+        name: one of `TRAINABLES`, or `ZERO123`.
         meshes: folder of meshes, see `find_meshes` for the split.
         minutes: of training in all, earlier runs counted in; preparing the data comes on top.
         device: "auto", "cpu" or "cuda".
         output: folder for checkpoints, log and weights.
-        start_from: weights to begin with instead of random ones.
+        start_from: weights to begin with instead of random ones; of a Zero123 its folder.
         reconstructor: weights whose shapes a view generator looks at; None takes those that ship.
         generator: weights whose drawn views a reconstructor learns from as well; None learns from true ones alone.
         cache: where rendered episodes are kept.
@@ -111,16 +113,16 @@ def train(
         log: receives a line now and then.
 
     Returns:
-        The weights file.
+        The weights file, or a Zero123's folder.
 
     Raises:
         TurnaroundError: `train.unknown`, `train.device`, `meshes.none`, `train.no_split`.
     """
-    if name not in TRAINABLES:
+    if name not in TRAINABLES and name != ZERO123:
         raise TurnaroundError(
             "train.unknown",
             f'Nothing called "{name}" can be trained.',
-            f"Choose one of: {', '.join([*TRAINABLES, PUBLISHED])}.",
+            f"Choose one of: {', '.join([*TRAINABLES, ZERO123, PUBLISHED])}.",
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -132,6 +134,17 @@ def train(
         if not members:
             raise TurnaroundError("train.no_split", f"There is no mesh in the {split} split.", "Add more meshes.")
     log(f"{len(groups['train'])} meshes to train on, {len(groups['val'])} to validate; rendering what is not cached")
+    if name == ZERO123:
+        from backend.training.zero123 import Zero123Training, train_zero123
+
+        pictures = {split: EpisodeTensors(build(f, EpisodeSpec(), cache), device) for split, f in groups.items()}
+        training = Zero123Training(minutes)
+        training = replace(
+            training,
+            batch_size=batch_size or training.batch_size,
+            learning_rate=learning_rate or training.learning_rate,
+        )
+        return train_zero123(pictures, training, output, start_from=start_from, log=log)
     trainable = TRAINABLES[name]
     data, drawn = {}, {}
     for split, members in groups.items():
