@@ -16,8 +16,8 @@ class AdapterBlock(nn.Module):
         self.in_conv = nn.Conv2d(inputs, channels, 1) if inputs != channels else None
         self.block1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.block2 = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.block2.weight)
-        nn.init.zeros_(self.block2.bias)
+        for parameter in self.block2.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, h, w] -> [N, channels, h, w]."""
@@ -47,7 +47,7 @@ class Adapter(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> list[Tensor]:
-        """[N, 3, S, S] -> [N, C, s, s] of each level, S / factor pixels wide at the first and half as wide at each next."""
+        """[N, 3, S, S] -> [N, C, s, s] of each level; S / factor pixels wide at the first, half of that at each next."""
         x = self.conv_in(F.pixel_unshuffle(maps, self.factor))
         features = []
         for number, block in enumerate(self.body):

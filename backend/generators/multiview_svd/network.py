@@ -156,7 +156,7 @@ class _Looks:
     """Plücker encodings at each resolution, made in float32 when they are first asked for."""
 
     def __init__(self, cameras: Cameras, octaves: int, batch: int, dtype: torch.dtype) -> None:
-        self._matrices = [matrix.flatten(0, 1).float() for matrix in cameras]
+        self._cameras = Cameras(*(matrix.flatten(0, 1).float() for matrix in cameras))
         self._repeats = batch // len(cameras.world_from_camera)
         self._octaves, self._dtype = octaves, dtype
         self._encoded: dict[tuple[int, int], Tensor] = {}
@@ -165,7 +165,9 @@ class _Looks:
         """What `embedding` adds to h [B F, C, h, w]."""
         size = (h.shape[-2], h.shape[-1])
         if size not in self._encoded:
-            self._encoded[size] = encode_plucker(*self._matrices, size, self._octaves).to(self._dtype)
+            self._encoded[size] = encode_plucker(
+                self._cameras.world_from_camera, self._cameras.intrinsics, size, self._octaves
+            ).to(self._dtype)
         return embedding(self._encoded[size]).repeat(self._repeats, 1, 1, 1)
 
 
@@ -176,7 +178,7 @@ def _attends(block: Any) -> bool:
 def _down(
     block: Any, h: Tensor, context: Tensor, embedding: Tensor, indicator: Tensor, feature: Tensor | None
 ) -> tuple[Tensor, list[Tensor]]:
-    """A block on the way down, whose output takes the feedback's feature in before it is made smaller, but not the skips.
+    """A block on the way down: the feedback's feature goes into what is made smaller, and not into the skips.
 
     The lowest block makes nothing smaller and takes no feature in: that is added after the middle.
     """
