@@ -1,0 +1,1 @@
+"""3D Gaussians: the value, its differentiable renderer on either device, and its files."""
