@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import reference_weights
 import torch
 from goldens import DATA, Golden, folder, full
 
+from backend.geometry.cameras import Camera
 from backend.geometry.gaussians.gaussians import Gaussians
 from backend.reconstructors.lgm.blocks import sinusoids
+from backend.reconstructors.lgm.ccm import published_map
 from backend.reconstructors.lgm.config import OUROBOROS3D, PUBLISHED_LGM_FIXED, LGMConfig
+from backend.reconstructors.lgm.frame import first_camera_frame
 from backend.reconstructors.lgm.network import LGM
-from backend.reconstructors.lgm.rays import network_input
+from backend.reconstructors.lgm.rays import network_input, pluecker
 from backend.weights.layouts.ouroboros3d import MANIFESTS
 
 
@@ -89,3 +93,55 @@ def test_the_variants_network(source: str) -> None:
     golden.close("recon_unet_out", lgm.unet(x[0], timestep)[:, :, ::step, ::step], 1e-4)
     golden.close("recon_gaussians", table(lgm(x, timestep))[:: step**2], 1e-4)
     golden.close("recon_gaussians", table(lgm.channels_last()(x, timestep))[:: step**2], 1e-4)
+
+
+OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+ORBIT = (0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 337.5)
+
+
+@pytest.mark.parametrize("source", ["few", "all"])
+@pytest.mark.parametrize("elevation", [0, 15])
+def test_the_originals_cameras_and_rays(source: str, elevation: int) -> None:
+    golden = Golden(DATA / "lgm.npz") if source == "few" else full("lgm")
+    config = PUBLISHED_LGM_FIXED
+    frame = first_camera_frame(Camera(0.0, 0.0, config.radius, config.fov_deg), config.radius)
+    # published elevations count downwards, and the default rays leave the world level
+    cameras = [Camera(-elevation, 90.0 * k, config.radius, config.fov_deg) for k in range(4)]
+    poses, intrinsics = frame.cameras(cameras)
+    golden.close(f"default_poses_elev{elevation}", poses.numpy() @ OPENGL, 1e-6)
+    stride = {0: 2, 15: 4}[elevation] * {"few": {0: 8, 15: 4}[elevation], "all": 1}[source]
+    golden.close(f"default_rays_elev{elevation}", pluecker(poses, intrinsics, 64)[..., ::stride, ::stride], 1e-5)
+
+
+@pytest.mark.parametrize("source", ["few", "all"])
+def test_the_variants_cameras(source: str) -> None:
+    golden = Golden(DATA / "lgm.npz") if source == "few" else full("ouroboros3d")
+    config = OUROBOROS3D
+    cameras = [Camera(0.0, azimuth, 2.0, config.fov_deg) for azimuth in ORBIT]
+    poses, intrinsics = first_camera_frame(cameras[0], config.radius).cameras(cameras)
+    golden.close("c2w", poses, 2e-6)
+    golden.close("intrinsics_normalised", intrinsics, 1e-6)
+    golden.close("fov_deg", np.full(8, config.fov_deg), 1e-5)
+
+    # what the published rasteriser is told of them
+    golden.close("render_world_to_camera_T", torch.linalg.inv(poses).mT, 2e-6)
+    golden.close("render_camera_center", poses[:, :3, 3], 2e-6)
+    golden.close("render_fx", 512 * intrinsics[:, 0, 0], 1e-3)
+    golden.close("render_fov_rad", np.radians(np.full(8, config.fov_deg)), 1e-6)
+    points = torch.from_numpy(np.random.default_rng(0).uniform(-0.7, 0.7, (8, 50, 3))).float()
+    clip = torch.cat([points, torch.ones(8, 50, 1)], dim=-1) @ golden.tensor("render_full_projection")
+    local = points @ torch.linalg.inv(poses)[:, :3, :3].mT + torch.linalg.inv(poses)[:, None, :3, 3]
+    uvw = local @ intrinsics.mT
+    assert torch.allclose((clip[..., :2] / clip[..., 3:] + 1) / 2, uvw[..., :2] / uvw[..., 2:], atol=1e-5)
+
+
+@pytest.mark.parametrize("source", ["few", "all"])
+def test_the_variants_coordinate_maps(source: str) -> None:
+    golden = Golden(DATA / "lgm.npz") if source == "few" else full("ouroboros3d")
+    poses, intrinsics = golden.tensor("c2w"), golden.tensor("intrinsics_normalised")
+    given = slice(None) if source == "all" else slice(2, 3)
+    golden.close("ccm_48", published_map(golden.tensor("ccm_depth")[:, 0], poses[given], intrinsics[given]), 1e-6)
+    maps = published_map(torch.full((8, 512, 512), 1.5), poses, intrinsics)
+    rows, columns = golden["ccm_512_const_depth1p5_corners_yx"].T
+    golden.close("ccm_512_const_depth1p5_vals", maps[:, :, rows, columns], 1e-6)
+    assert (published_map(torch.zeros(8, 4, 4), poses, intrinsics) == 0.5).all()

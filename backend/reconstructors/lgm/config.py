@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from backend.geometry.gaussians.render import Splatting
+from backend.preparation.framing import DEFAULT_FOV_DEG, HALF_WIDTH
+
 
 @dataclass(frozen=True)
 class LGMConfig:
@@ -38,6 +41,7 @@ class LGMConfig:
         rotation: normalise "each" quaternion; or, as the first published weights do by mistake, each component over
             "all" Gaussians, so that the quaternions nearly vanish and a rasteriser that takes them as they are sees
             unrotated Gaussians.
+        alpha_cap: the most that one Gaussian covers of a pixel, in the rasteriser of the training.
         coordinate_map: what the reconstruction is fed back as beside its colours, see `ccm`.
     """
 
@@ -60,6 +64,7 @@ class LGMConfig:
     lateral_reach: float = 0.05
     scale: float = 0.1
     rotation: Literal["each", "all"] = "each"
+    alpha_cap: float = 0.99
     coordinate_map: Literal["published", "object"] = "published"
 
     def __post_init__(self) -> None:
@@ -86,6 +91,11 @@ class LGMConfig:
     def count(self) -> int:
         """Gaussians in all."""
         return len(self.views) * self.output_size**2
+
+    @property
+    def splatting(self) -> Splatting:
+        """How the network's own Gaussians are drawn."""
+        return Splatting(alpha_cap=self.alpha_cap, normalise=self.rotation == "each")
 
 
 PUBLISHED_LGM_FIXED = LGMConfig()
@@ -116,9 +126,10 @@ TINY = LGMConfig(
     time_channels=32,
     views=(0, 2, 4, 6),
     cameras=8,
-    radius=1.7416968,
-    fov_deg=2 * math.degrees(math.atan(0.36)),
+    radius=HALF_WIDTH / math.tan(math.radians(DEFAULT_FOV_DEG) / 2),  # a framed picture's, so that units are ours
+    fov_deg=DEFAULT_FOV_DEG,
     positions="ray",
+    alpha_cap=0.999,
     coordinate_map="object",
 )
 """What this project trains and ships: 4,096 Gaussians from pictures of 64 pixels."""

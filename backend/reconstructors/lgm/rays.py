@@ -31,7 +31,8 @@ def pluecker(world_from_camera: Tensor, intrinsics: Tensor, size: int) -> Tensor
     centers = (torch.arange(size, device=intrinsics.device, dtype=intrinsics.dtype) + 0.5) / size
     v, u = torch.meshgrid(centers, centers, indexing="ij")
     pixels = torch.stack([u, v, torch.ones_like(u)]).flatten(1)
-    directions = F.normalize(world_from_camera[..., :3, :3] @ torch.linalg.inv(intrinsics) @ pixels, dim=-2)
+    with torch.autocast(pixels.device.type, enabled=False):  # directions are no matter for half precision
+        directions = F.normalize(world_from_camera[..., :3, :3] @ torch.linalg.inv(intrinsics) @ pixels, dim=-2)
     moments = torch.linalg.cross(world_from_camera[..., :3, 3:], directions, dim=-2)
     return torch.cat([moments, directions], dim=-2).unflatten(-1, (size, size))
 
