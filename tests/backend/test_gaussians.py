@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backend.geometry.cameras import Camera
+from backend.geometry.cameras import Camera, project
 from backend.geometry.gaussians import compositing
 from backend.geometry.gaussians.gaussians import WIDTHS, Gaussians
 from backend.geometry.gaussians.render import Rendered, Splatting, render
@@ -146,7 +147,7 @@ def test_values_and_gradients_are_those_of_the_definition(monkeypatch, splatting
 
 def test_an_opaque_pile_ends_its_pixels():
     gaussians = some(40, size=0.4)
-    gaussians = gaussians.map(lambda t: t if t is not gaussians.opacities else 0.9 + 0.2 * t)
+    gaussians = replace(gaussians, opacities=0.9 + 0.2 * gaussians.opacities)
     rendered = same(gaussians, *orbit(1, 24), 24, Splatting())
     assert rendered.alphas.max() > 0.999
     assert (1 - rendered.alphas).min() >= 1e-4
@@ -248,3 +249,89 @@ def test_the_number_of_threads_changes_nothing():
     (one, one_gradients), (three, three_gradients) = results
     assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
     assert all(torch.equal(one_gradients[name], three_gradients[name]) for name in WIDTHS)
+
+
+def test_half_precision_under_autocast_is_drawn_in_single():
+    gaussians = some(60).map(Tensor.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        half = render(gaussians, *orbit(2, 32), 32)
+    single = render(gaussians.map(Tensor.float), *orbit(2, 32), 32)
+    assert half.colors.dtype == torch.float32
+    assert torch.equal(half.colors, single.colors)
+
+
+def test_unit_quaternions_look_as_the_others_did():
+    gaussians = some(40)
+    poses, intrinsics = orbit(2, 32)
+    expected = render(gaussians, poses, intrinsics, 32, splatting=LGM)
+    actual = render(gaussians.with_unit_quaternions(), poses, intrinsics, 32, splatting=replace(LGM, normalise=True))
+    assert (
+        render(gaussians, poses, intrinsics, 32, splatting=replace(LGM, normalise=True)).colors - expected.colors
+    ).abs().max() > 0.01
+    torch.testing.assert_close(actual.colors, expected.colors, rtol=0, atol=1e-9)
+    assert len(some(0).with_unit_quaternions()) == 0
+
+
+def test_moving_everything_changes_nothing():
+    gaussians = some(40)
+    poses, intrinsics = orbit(2, 32)
+    rotation = torch.from_numpy(Camera(33.0, 71.0, 1.0, 40.0).world_from_camera()[:3, :3])
+    translation = torch.tensor([0.3, -1.2, 0.7], dtype=torch.float64)
+    moved = poses.clone()
+    moved[:, :3, :3] = rotation @ poses[:, :3, :3]
+    moved[:, :3, 3] = 2.5 * poses[:, :3, 3] @ rotation.T + translation
+    expected = render(gaussians, poses, intrinsics, 32)
+    actual = render(gaussians.transformed(rotation, 2.5, translation), moved, intrinsics, 32)
+    torch.testing.assert_close(actual.colors, expected.colors, rtol=0, atol=1e-9)
+    torch.testing.assert_close(actual.depths, 2.5 * expected.depths, rtol=0, atol=1e-9)
+
+
+def test_a_point_is_drawn_where_its_camera_projects_it():
+    camera = Camera(20.0, 130.0, 1.8, 35.0)
+    point = np.array([[0.12, -0.2, 0.17]])
+    (u, v), depth = (part[0] for part in project(camera, point, 48))
+    one = Gaussians(
+        torch.from_numpy(point),
+        torch.eye(4)[:1].double(),
+        torch.zeros(1, 3).double(),
+        torch.full((1,), 0.5).double(),
+        torch.ones(1, 3).double(),
+    )
+    rendered = render(one, *from_cameras(camera, size=48), 48, background=0.0)
+    row, column = np.unravel_index(int(rendered.alphas[0].argmax()), (48, 48))
+    assert (row, column) == (int(v), int(u))
+    np.testing.assert_allclose((rendered.depths / rendered.alphas)[0, row, column], depth, rtol=1e-9)
+
+
+def test_arrays_and_back():
+    gaussians = some(5, 2).map(Tensor.float)
+    again = Gaussians.from_arrays(gaussians.arrays())
+    assert all(torch.equal(getattr(again, name), getattr(gaussians, name)) for name in WIDTHS)
+    chosen = again.index(1).select(torch.tensor([True, False, True, False, False]))
+    assert torch.equal(chosen.scales, gaussians.scales[1, [0, 2]])
+    with pytest.raises(ValueError, match="scales"):
+        replace(gaussians, scales=gaussians.scales[:, :4])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("splatting", [Splatting(), LGM])
+def test_gsplat_draws_the_same(splatting):
+    pytest.importorskip("gsplat")
+    gaussians = some(400, 2).map(Tensor.float)
+    gaussians = replace(gaussians, opacities=0.98 * gaussians.opacities)  # below either cap
+    poses, intrinsics = orbit(3, 70)
+    expected, expected_gradients = gradients(
+        gaussians, lambda g: render(g, poses, intrinsics, 70, background=0.3, splatting=splatting)
+    )
+    actual, actual_gradients = gradients(
+        gaussians,
+        lambda g: Rendered(
+            *(part.cpu() for part in render(g.to("cuda"), poses, intrinsics, 70, background=0.3, splatting=splatting))
+        ),
+    )
+    for a, e in zip(actual, expected, strict=True):
+        assert (a - e).abs().mean() < 1e-4
+        assert (a - e).abs().max() < 0.02  # where an alpha falls on the other side of 1/255
+    for name, e in expected_gradients.items():
+        assert (actual_gradients[name] - e).norm() < 0.02 * e.norm(), name

@@ -1,7 +1,8 @@
 """Splats over one another on the CPU, front to back, and their gradients back to front.
 
-Compiled, threaded, and the same to the last bit in every run. Pictures are cut into tiles; a tile takes its splats one after the other, each over the few pixels that it covers.
-What is kept of the forward pass is, for each pixel, the transmittance left and the splat that ended it.
+Compiled, threaded, and the same to the last bit in every run. Pictures are cut into tiles; a tile takes its splats one
+after the other, each over the few pixels that it covers. What is kept of the forward pass is, for each pixel, the
+transmittance left and the splat that ended it.
 """
 
 from __future__ import annotations

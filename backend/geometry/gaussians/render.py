@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -72,23 +71,19 @@ def render(
         lead, views = gaussians.means.shape[:-2], world_from_camera.shape[-3]
         world_from_camera = world_from_camera.detach().to(gaussians.means).expand(*lead, views, 4, 4)
         intrinsics = intrinsics.detach().to(gaussians.means).expand(*lead, views, 3, 3)
-        draw = _implementation(device)
-        image = draw(gaussians, _rigid_inverse(world_from_camera), intrinsics, size, splatting)
+        camera_from_world = _rigid_inverse(world_from_camera)
+        image = None
+        if device.type == "cuda":
+            from backend.geometry.gaussians.cuda import draw_on_cuda  # not above: without CUDA it can crash
+
+            image = draw_on_cuda(gaussians, camera_from_world, intrinsics, size, splatting)
+        if image is None:
+            image = draw_on_cpu(gaussians.to("cpu"), camera_from_world.cpu(), intrinsics.cpu(), size, splatting).to(
+                device
+            )
         colors, depths, alphas = image[..., :3], image[..., 3], image[..., 4]
         background = torch.as_tensor(background, dtype=image.dtype, device=device)
         return Rendered(colors + (1 - alphas[..., None]) * background, alphas, depths)
-
-
-Draw = Callable[[Gaussians, Tensor, Tensor, int, Splatting], Tensor]
-"""Gaussians, camera_from_world [..., V, 4, 4], intrinsics, size -> what `draw_on_cpu` returns."""
-
-
-def _implementation(device: torch.device) -> Draw:
-    if device.type != "cuda":
-        return draw_on_cpu
-    from backend.geometry.gaussians.cuda import draw_on_cuda  # brings gsplat, whose import can crash elsewhere
-
-    return draw_on_cuda
 
 
 def draw_on_cpu(
