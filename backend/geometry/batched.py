@@ -48,3 +48,24 @@ def image_from_world(cameras: Tensor, size: int) -> Tensor:
 def centers(cameras: Tensor) -> Tensor:
     """Centres of projection [..., 3]."""
     return world_from_camera(cameras)[..., :3, 3]
+
+
+def canonicalised(world_from_camera: Tensor) -> Tensor:
+    """Cameras in the frame of the first of them, which then stands on +Z and looks back at the origin, its up +Y.
+
+    Args:
+        world_from_camera: rigid, [..., V, 4, 4]; all look at the origin.
+    """
+    return canonical_from_world(world_from_camera[..., 0, :, :])[..., None, :, :] @ world_from_camera
+
+
+def canonical_from_world(world_from_camera: Tensor) -> Tensor:
+    """Rigid transform [..., 4, 4] into the frame of a camera [..., 4, 4]: see `canonicalised`."""
+    rotation, position = world_from_camera[..., :3, :3], world_from_camera[..., :3, 3]
+    matrix = torch.zeros_like(world_from_camera)
+    flip = torch.tensor([1.0, -1.0, -1.0], device=matrix.device, dtype=matrix.dtype)
+    matrix[..., :3, :3] = flip[:, None] * rotation.mT
+    matrix[..., :3, 3] = -(matrix[..., :3, :3] @ position[..., None])[..., 0]
+    matrix[..., 2, 3] += position.norm(dim=-1)
+    matrix[..., 3, 3] = 1
+    return matrix

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from backend.generators.multiview_svd.config import TINY as MULTIVIEW
 from backend.training.batches import EpisodeTensors
 from backend.training.data.drawn import draw_episodes
-from backend.training.data.episodes import EpisodeSpec, build
+from backend.training.data.episodes import EpisodeSpec, OrbitSpec, build
 from backend.training.data.feedback import build_feedback
 from backend.training.data.meshes import find_meshes
 from backend.training.loop import LoopConfig
 from backend.training.loop import train as run_loop
+from backend.training.orbits import OrbitTensors, mirrorable
 from backend.training.published import NAME as PUBLISHED
 from backend.weights.store import load_into, tiny_path
 from protocol.errors import TurnaroundError
@@ -25,6 +27,7 @@ ZERO123 = "zero123"
 """Not in `TRAINABLES`: it is several networks, learned one after the other."""
 FEEDBACK_EPISODES = 1
 """Of each object; making one takes about a fifth of a CPU second."""
+ORBIT_DEG = MULTIVIEW.azimuths_deg
 DRAWN_VIEWS, DRAWN_STEPS = 8, 1
 """Of a drawn episode, the input counted in, and denoising steps of each."""
 
@@ -39,6 +42,8 @@ class Trainable:
     learning_rate: float
     looks_at_feedback: bool = False
     """Whether the episodes must carry what the reconstructor makes of their inputs."""
+    orbits: bool = False
+    """Whether episodes are whole orbits."""
 
 
 def _sparseneus() -> tuple[nn.Module, Any]:
@@ -65,6 +70,33 @@ def _xunet() -> tuple[nn.Module, Any]:
     return XUNetObjective(XUNet(TINY).channels_last()), TINY
 
 
+def _lgm() -> tuple[nn.Module, Any]:
+    from backend.reconstructors.lgm.config import TINY
+    from backend.reconstructors.lgm.network import LGM
+    from backend.training.lgm import LGMObjective
+
+    return LGMObjective(LGM(TINY).channels_last()), TINY
+
+
+def _multiview() -> tuple[nn.Module, Any]:
+    from backend.generators.multiview_svd.config import TINY
+    from backend.generators.multiview_svd.model import MultiviewModel
+    from backend.training.ouroboros3d import MultiviewObjective
+
+    return MultiviewObjective(MultiviewModel(TINY)), TINY
+
+
+def _ouroboros3d() -> tuple[nn.Module, Any]:
+    from backend.generators.multiview_svd import config as generator
+    from backend.generators.multiview_svd.model import MultiviewModel
+    from backend.reconstructors.lgm import config as reconstructor
+    from backend.reconstructors.lgm.network import LGM
+    from backend.training.ouroboros3d import Ouroboros3D, Ouroboros3DConfig, Ouroboros3DObjective
+
+    network = Ouroboros3D(MultiviewModel(generator.TINY), LGM(reconstructor.TINY).channels_last())
+    return Ouroboros3DObjective(network), Ouroboros3DConfig(generator.TINY, reconstructor.TINY)
+
+
 def _threedim() -> tuple[nn.Module, Any]:
     from backend.generators.xunet.config import TINY_3DIM
     from backend.generators.xunet.network import XUNet
@@ -78,6 +110,9 @@ TRAINABLES = {
     "elevation": Trainable(_elevation, batch_size=64, learning_rate=3e-3),
     "xunet": Trainable(_xunet, batch_size=8, learning_rate=1.5e-3, looks_at_feedback=True),
     "3dim": Trainable(_threedim, batch_size=16, learning_rate=1.5e-3),
+    "lgm": Trainable(_lgm, batch_size=4, learning_rate=2e-3, orbits=True),
+    "multiview": Trainable(_multiview, batch_size=4, learning_rate=1.5e-3, orbits=True),
+    "ouroboros3d": Trainable(_ouroboros3d, batch_size=2, learning_rate=1e-3, orbits=True),
 }
 
 
@@ -146,8 +181,13 @@ def train(
         )
         return train_zero123(pictures, training, output, start_from=start_from, log=log)
     trainable = TRAINABLES[name]
-    data, drawn = {}, {}
+    data: dict[str, Any] = {}
+    drawn = {}
     for split, members in groups.items():
+        if trainable.orbits:
+            spec = OrbitSpec(azimuths_deg=mirrorable(ORBIT_DEG))
+            data[split] = OrbitTensors(build(members, spec, cache), spec, ORBIT_DEG, device)
+            continue
         dataset, feedback = build(members, EpisodeSpec(), cache), None
         if trainable.looks_at_feedback or generator is not None:
             log(f"shaping the {split} episodes from their inputs alone, as the generator is shown them")
@@ -164,6 +204,10 @@ def train(
         objective.drawn, objective.drawn_val = drawn["train"], drawn["val"]
     if start_from is not None:
         load_into(objective.get_submodule("network"), start_from)
+    if name == "ouroboros3d":  # joint training begins with both parts as they were trained alone
+        for part, path in (("generator", generator), ("reconstructor", reconstructor)):
+            if path is not None:
+                load_into(objective.get_submodule(f"network.{part}"), path)
     weights = output / f"{name}.safetensors"
     run_loop(
         objective.to(device),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from backend.geometry.cameras import Camera
 from backend.geometry.render import Light, Scene, prepare, render
 from backend.pipelines.stage import digest
-from backend.preparation.framing import FILL, framed_camera
+from backend.preparation.framing import DEFAULT_FOV_DEG, FILL, framed_camera
 from backend.training.data.meshes import MeshFile, load_mesh, occupancy, sample_surface, signed_distance
 
 CUBE_HALF = 0.6
@@ -44,6 +44,40 @@ class EpisodeSpec:
     views: int = 10
     surface_points: int = 4096
     seed: int = 0
+
+    @property
+    def fovs_deg(self) -> tuple[float, float]:
+        """Between which the input cameras' fields of view lie."""
+        return 25.0, 55.0
+
+    def cameras(self, camera: Camera, rng: np.random.Generator) -> list[Camera]:
+        """Of an episode, the input's first."""
+        return [camera, *sample_targets(camera, self.views - 1, rng)]
+
+
+@dataclass(frozen=True)
+class OrbitSpec(EpisodeSpec):
+    """Episodes with the views of an orbit at the input's elevation before all others.
+
+    Attributes:
+        azimuths_deg: of the orbit, the input's own 0 first.
+        fov_deg: of every camera.
+    """
+
+    episodes: int = 3
+    azimuths_deg: tuple[float, ...] = (0.0,)
+    views: int = 12
+    fov_deg: float = DEFAULT_FOV_DEG
+
+    @property
+    def fovs_deg(self) -> tuple[float, float]:
+        """See `EpisodeSpec`."""
+        return self.fov_deg, self.fov_deg
+
+    def cameras(self, camera: Camera, rng: np.random.Generator) -> list[Camera]:
+        """See `EpisodeSpec`."""
+        orbit = [camera.moved(azimuth_deg=azimuth) for azimuth in self.azimuths_deg]
+        return [*orbit, *sample_targets(camera, self.views - len(orbit), rng)]
 
 
 @dataclass(frozen=True)
@@ -89,11 +123,13 @@ def place(vertices: NDArray, azimuth_deg: float, camera: Camera) -> Placement:
     return Placement(azimuth_deg, scale, translation)
 
 
-def sample_input(vertices: NDArray, rng: np.random.Generator) -> tuple[Placement, Camera]:
+def sample_input(
+    vertices: NDArray, rng: np.random.Generator, fovs_deg: tuple[float, float] = EpisodeSpec().fovs_deg
+) -> tuple[Placement, Camera]:
     """A view that somebody would take: not so much from one end that the object leaves the cube behind."""
     best: tuple[float, Placement, Camera] | None = None
     for _ in range(8):
-        camera = framed_camera(rng.uniform(-5, 40), 0.0, rng.uniform(25, 55))
+        camera = framed_camera(rng.uniform(-5, 40), 0.0, rng.uniform(*fovs_deg))
         placement = place(vertices, rng.uniform(-180, 180), camera)
         extent = float(np.abs(placement.apply(vertices)).max())
         if best is None or extent < best[0]:
@@ -137,10 +173,10 @@ def make_object(file: MeshFile, spec: EpisodeSpec) -> ObjectData:
     scene = prepare(mesh)
     images, depths, cameras, placements = [], [], [], []
     for _ in range(spec.episodes):
-        placement, camera = sample_input(mesh.vertices, rng)
+        placement, camera = sample_input(mesh.vertices, rng, spec.fovs_deg)
         light = sample_light(rng)
         placed = place_scene(scene, placement)
-        views = [camera, *sample_targets(camera, spec.views - 1, rng)]
+        views = spec.cameras(camera, rng)
         renderings = [render(placed, view, spec.size, light) for view in views]
         images.append([r.rgba for r in renderings])
         depths.append([r.depth for r in renderings])

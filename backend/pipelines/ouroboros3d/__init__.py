@@ -1,0 +1,1 @@
+"""Ouroboros3D: views drawn while their reconstruction is looked at."""
