@@ -5,11 +5,11 @@ The parts are registered in order and undone in reverse; each is a module with `
 
 from __future__ import annotations
 
-from . import menus, operators, preferences, properties, session
+from . import menus, operators, overlay, preferences, properties, session
 from .panels import registration as panels
 from .scene import thumbnails
 
-PARTS = (thumbnails, properties, preferences, session, operators, panels, menus)
+PARTS = (thumbnails, properties, preferences, session, operators, panels, menus, overlay)
 
 
 def register() -> None:

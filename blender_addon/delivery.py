@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import bpy
+import numpy as np
 from numpy.typing import NDArray
 
 from . import screen
 from .jobs import Job, after_drawing
 from .protocol.errors import TurnaroundError
-from .protocol.messages import Imagined, Result
-from .scene import drawn, preview, results, thumbnails
+from .protocol.messages import Framing, Imagined, Result
+from .scene import cutouts, drawn, preview, results, thumbnails
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,7 @@ def deliver(job: Job, message: Result, arrays: Mapping[str, NDArray[Any]]) -> Tu
         except TurnaroundError as error:  # the camera may be gone by now; the result stays at the cursor
             problem = error
     if job.picture is not None and "cutout" in arrays:
-        thumbnail = thumbnails.compose(job.picture, arrays["cutout"], message.report.framing)
-        thumbnails.show(job.wish.picture, thumbnail)
+        _show_cutout(job, arrays["cutout"], message.report.framing, message.report.warnings)
     screen.show_colors()
     screen.push_undo(job.undo)
     return problem
@@ -77,11 +77,21 @@ def show_preview(job: Job, arrays: Mapping[str, NDArray[Any]]) -> None:
     scene = bpy.data.scenes.get(job.scene)
     if scene is None:
         return
+    if job.picture is not None and job.framing is not None and "cutout" in arrays:
+        _show_cutout(job, arrays["cutout"], job.framing, job.notes)
     try:
         if preview.show(arrays, scene, job.wish):
             screen.show_colors()
     except TurnaroundError as error:
         log.warning("preview: %s", error)
+
+
+def _show_cutout(job: Job, cutout: NDArray[np.uint8], framing: Framing, notes: tuple[str, ...]) -> None:
+    """Shows what was cut out of the job's picture, in its thumbnail and over it in Image Editors."""
+    name = job.wish.picture
+    thumbnails.show(name, thumbnails.compose(job.picture, cutout, framing))
+    cutouts.keep(name, cutouts.Cutout(cutout[..., 3].copy(), framing, job.wish.size, notes))
+    screen.redraw_pictures()
 
 
 def _scene(job: Job) -> bpy.types.Scene:

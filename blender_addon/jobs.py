@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from . import engines, painters
 from .properties import RESOLUTIONS
 from .protocol.errors import TurnaroundError
-from .protocol.messages import Event, Imagine, PictureReport, Settings
+from .protocol.messages import Event, Framing, Imagine, PictureReport, Settings
 from .protocol.validation import check_engine, check_imagine, check_settings
-from .scene import drawn, images
+from .scene import cutouts, drawn, images, subjects
 from .scene.cameras import picture_view
 from .scene.results import Wish, in_the_way
 from .scene.stamps import Stamp, stamp_of, variants_of
@@ -36,6 +36,7 @@ class Job:
         pipeline: the engine's name.
         settings: what is asked of it.
         picture: uint8 [H, W, 4]; None where `picture_of` names a job whose picture is meant, or it is to be drawn.
+        matte: uint8 [H, W], the subject's alpha where the artist has painted one.
         picture_of: see there.
         imagine: the picture that is to be drawn first; None once it is there.
         wish: how the results are to stand.
@@ -51,6 +52,8 @@ class Job:
         waits_for: why results wait to be placed, for people; "" if they do not.
         connected: whether the backend can be reached.
         in_the_way: what stands in the place where the shape appears; "" if nothing does.
+        notes: what is wrong with the picture, for people; known before the heavy work.
+        framing: of the cutout in the picture; None until it is known.
     """
 
     pipeline: str
@@ -59,6 +62,7 @@ class Job:
     wish: Wish
     scene: str
     undo: str
+    matte: NDArray[Any] | None = None
     picture_of: str | None = None
     imagine: Imagine | None = None
     request: str = ""
@@ -71,6 +75,13 @@ class Job:
     waits_for: str = ""
     connected: bool = True
     in_the_way: str = ""
+    notes: tuple[str, ...] = ()
+    framing: Framing | None = None
+
+    def hear(self, event: Event) -> None:
+        """Takes note of progress."""
+        self.event, self.event_time = event, time.monotonic()
+        self.notes, self.framing = event.notes or self.notes, event.framing or self.framing
 
     @property
     def fraction(self) -> float:
@@ -107,13 +118,17 @@ class Job:
         return text
 
 
+def is_source(image: bpy.types.Image) -> bool:
+    """Whether an image can be a picture to work from: no render that Blender keeps to itself, and no sheet of views."""
+    return image.type not in {"RENDER_RESULT", "COMPOSITING"} and images.SHEET_TAG not in image
+
+
 def picture_of(context: bpy.types.Context) -> bpy.types.Image | None:
     """The picture that Generate would take here: of this Image Editor, else the chosen one, else any open one."""
 
     def open_in(area: bpy.types.Area | None) -> bpy.types.Image | None:
         image = area.spaces.active.image if area is not None and area.type == "IMAGE_EDITOR" else None
-        usable = image is not None and image.type not in {"RENDER_RESULT", "COMPOSITING"}
-        return image if usable and images.SHEET_TAG not in image else None
+        return image if image is not None and is_source(image) else None
 
     areas = context.screen.areas if context.screen else ()
     choices = [open_in(context.area), context.scene.turnaround.picture, *map(open_in, areas)]
@@ -129,7 +144,7 @@ def generation(context: bpy.types.Context) -> Job:
     """
     scene = context.scene
     chosen = scene.turnaround
-    imagine, picture, pixels, size = None, None, None, DRAWN_SIZE
+    imagine, picture, pixels, matte, size = None, None, None, None, DRAWN_SIZE
     if chosen.source == "TEXT":
         imagine = _imagination(scene)
         name = called = drawn.name_of(imagine.prompt) or "Text"
@@ -139,10 +154,10 @@ def generation(context: bpy.types.Context) -> Job:
             raise TurnaroundError(
                 "picture.missing", "There is no picture to work from.", "Open one under Picture.", field="picture"
             )
-        pixels = images.read(picture)
+        pixels, matte = cutouts.read(picture)
         size = (pixels.shape[1], pixels.shape[0])
         called = picture.name
-        name = called.rsplit(".", 1)[0] or called
+        name = (cutouts.original(picture) or called).rsplit(".", 1)[0] or called
     match_camera = chosen.placement == "CAMERA"
     if match_camera:
         picture_view(scene, size)  # better to say now than after the work that there is no camera
@@ -157,13 +172,14 @@ def generation(context: bpy.types.Context) -> Job:
         stacked=match_camera or chosen.layout == "STACK",
         drawn=drawn.report_of(picture),
     )
-    settings, engine = check_settings(_settings(scene, size)), engines.chosen(scene)
+    settings, engine = check_settings(_settings(scene, size, picture)), engines.chosen(scene)
     if engine is not None:
         check_engine(engine.name, settings, engines.offered())
     return Job(
         pipeline=engine.name if engine else chosen.engine_name,
         settings=settings,
         picture=pixels,
+        matte=matte,
         wish=wish,
         scene=scene.name,
         undo="Generate from Text" if imagine else "Generate from Image",
@@ -191,10 +207,11 @@ def after_drawing(job: Job, image: bpy.types.Image, report: PictureReport) -> Jo
     """The job of meshing the picture that was drawn for it; raises as `images.read`."""
     pixels = images.read(image)
     wish = replace(job.wish, picture=image.name, size=(pixels.shape[1], pixels.shape[0]), drawn=report)
-    return Job(job.pipeline, job.settings, pixels, wish, job.scene, job.undo, in_the_way=job.in_the_way)
+    settings = msgspec.structs.replace(job.settings, **subjects.settings_of(image))
+    return Job(job.pipeline, settings, pixels, wish, job.scene, job.undo, in_the_way=job.in_the_way)
 
 
-def _settings(scene: bpy.types.Scene, size: tuple[int, int]) -> Settings:
+def _settings(scene: bpy.types.Scene, size: tuple[int, int], picture: bpy.types.Image | None) -> Settings:
     chosen = scene.turnaround
     elevation, fov = None, None
     if chosen.camera == "MANUAL":
@@ -213,6 +230,8 @@ def _settings(scene: bpy.types.Scene, size: tuple[int, int]) -> Settings:
         resolution=chosen.resolution if custom else RESOLUTIONS[chosen.quality],
         target_faces=(chosen.target_faces or None) if custom else None,
         quality="standard" if custom else chosen.quality.lower(),
+        matting=chosen.matting.lower(),
+        **(subjects.settings_of(picture) if picture is not None else {}),
         options=engines.options_of(scene, engine) if engine else {},
     )
 
@@ -274,8 +293,8 @@ def with_its_picture(job: Job) -> Job | None:
     if job.picture_of is None or picture is None:
         return None
     try:
-        pixels = images.read(picture)
+        pixels, matte = cutouts.read(picture)
     except TurnaroundError:
         return None
     wish = replace(job.wish, size=(pixels.shape[1], pixels.shape[0]))
-    return replace(job, picture=pixels, picture_of=None, wish=wish, request="", id="", event=None)
+    return replace(job, picture=pixels, matte=matte, picture_of=None, wish=wish, request="", id="", event=None)

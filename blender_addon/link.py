@@ -197,6 +197,8 @@ class Link:
         for message, _ in received:
             if isinstance(message, (Welcome, Pong)):
                 self.devices = message.devices
+        if not self.client.ready:  # what a backend that has gone said of its devices is not true any more
+            self.devices = ()
         self._tell_problem()
         return received
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 import math
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import (
+    BoolProperty,
+    CollectionProperty,
+    EnumProperty,
+    FloatProperty,
+    FloatVectorProperty,
+    IntProperty,
+    PointerProperty,
+    StringProperty,
+)
 from bpy.types import PropertyGroup
 
-from . import engines, painters
+from . import engines, painters, screen
 from .protocol.messages import SINGLE_OBJECT
 from .scene import thumbnails
 
@@ -20,6 +29,10 @@ def _show_picture(settings: PropertyGroup, context: bpy.types.Context) -> None:
     if settings.picture is not None:
         thumbnails.drop(settings.picture.name)
         settings.picture.preview_ensure()  # here, because drawing must not change anything
+
+
+def _redraw_pictures(settings: PropertyGroup, context: bpy.types.Context) -> None:
+    screen.redraw_pictures()
 
 
 class TURNAROUND_PG_settings(PropertyGroup):
@@ -51,6 +64,22 @@ class TURNAROUND_PG_settings(PropertyGroup):
         description="The picture to work from; it may be unsaved, packed or painted",
         type=bpy.types.Image,
         update=_show_picture,
+    )
+    matting: EnumProperty(
+        name="Background",
+        description="What takes the background off; a picture that is transparent there already stays as it is",
+        items=[
+            ("AUTO", "Automatic", "The best one that the backend has"),
+            ("SAM", "Segment Anything", "A network that knows most things; one of the models in the preferences"),
+            ("REMBG", "rembg", "A Python package beside the backend, if it is installed there"),
+            ("GRABCUT", "GrabCut", "Always there; best on plain backgrounds, or with a box and points"),
+        ],
+    )
+    show_cutout: BoolProperty(
+        name="Show Cutout",
+        description="Darken in the Image Editor what was cut away the last time",
+        default=True,
+        update=_redraw_pictures,
     )
     camera: EnumProperty(
         name="Camera",
@@ -149,19 +178,36 @@ class TURNAROUND_PG_result(PropertyGroup):
     )
 
 
-CLASSES = (TURNAROUND_PG_settings, TURNAROUND_PG_result)
+class TURNAROUND_PG_point(PropertyGroup):
+    """A point on an image that is on its subject or is not."""
+
+    place: FloatVectorProperty(name="Place", description="From the lower left corner", size=2, min=0.0, max=1.0)
+    on_subject: BoolProperty(name="On the Subject", default=True)
+
+
+class TURNAROUND_PG_subject(PropertyGroup):
+    """Where the subject of an image is, if the artist has said so; in fractions of it, so that it may be resized."""
+
+    has_box: BoolProperty(name="Has a Box")
+    box: FloatVectorProperty(name="Box", description="Left, bottom, right, top", size=4, min=0.0, max=1.0)
+    points: CollectionProperty(type=TURNAROUND_PG_point)
+
+
+CLASSES = (TURNAROUND_PG_settings, TURNAROUND_PG_result, TURNAROUND_PG_point, TURNAROUND_PG_subject)
 
 
 def register() -> None:
-    """Adds the settings to scenes and objects."""
+    """Adds the settings to scenes, objects and images."""
     for cls in CLASSES:
         bpy.utils.register_class(cls)
     bpy.types.Scene.turnaround = PointerProperty(type=TURNAROUND_PG_settings)
     bpy.types.Object.turnaround = PointerProperty(type=TURNAROUND_PG_result)
+    bpy.types.Image.turnaround = PointerProperty(type=TURNAROUND_PG_subject)
 
 
 def unregister() -> None:
     """Takes them away; what is saved in files stays."""
+    del bpy.types.Image.turnaround
     del bpy.types.Object.turnaround
     del bpy.types.Scene.turnaround
     for cls in reversed(CLASSES):

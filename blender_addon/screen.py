@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import bpy
 
+TAB = "Turnaround"
+"""The sidebar's tab that all panels are in."""
+
 
 def redraw() -> None:
     """Has every place drawn again in which the add-on shows something."""
@@ -15,6 +18,26 @@ def redraw() -> None:
                 for region in area.regions:
                     if region.type == "UI":
                         region.tag_redraw()
+
+
+def redraw_pictures() -> None:
+    """Has every Image Editor drawn again."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "IMAGE_EDITOR":
+                area.tag_redraw()
+
+
+def show_picture(context: bpy.types.Context, image: bpy.types.Image) -> bpy.types.Area:
+    """Shows an image in the Image Editor at hand, else in one that is open, else in a new window."""
+    here = [context.area] if context.area is not None else []
+    area = next((area for area in [*here, *context.screen.areas] if area.type == "IMAGE_EDITOR"), None)
+    if area is None:
+        bpy.ops.wm.window_new()
+        area = context.window_manager.windows[-1].screen.areas[0]
+        area.type = "IMAGE_EDITOR"
+    area.spaces.active.image = image
+    return area
 
 
 def show_colors() -> None:

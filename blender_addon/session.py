@@ -23,7 +23,7 @@ from .protocol.client import Client
 from .protocol.errors import TurnaroundError
 from .protocol.messages import Accepted, Cancel, Cancelled, Event, Failed, Imagined, Result, Welcome
 from .protocol.models import ModelList, ModelProgress
-from .scene import preview
+from .scene import cutouts, preview
 from .settings import own_folder
 
 log = logging.getLogger(__name__)
@@ -270,7 +270,7 @@ class Session:
                 job.id, job.queue_position = message.job, message.queue_position
                 pending.remember(own_folder(create=True), job)
             case Event() if job is not None and message.job == job.id:
-                job.event, job.event_time = message, time.monotonic()
+                job.hear(message)
             case Result() if job is not None and message.job == job.id:
                 self._take(job, message, arrays)
             case Imagined() if job is not None and message.job == job.id:
@@ -288,7 +288,12 @@ class Session:
             job.request = client.imagine(job.imagine)
         else:
             job.request = client.submit(
-                job.pipeline, job.settings, job.picture, picture_of=job.picture_of, label=job.wish.picture
+                job.pipeline,
+                job.settings,
+                job.picture,
+                matte=job.matte,
+                picture_of=job.picture_of,
+                label=job.wish.picture,
             )
         self.job = job
 
@@ -348,7 +353,7 @@ class Session:
             self.left_over,
             self.installation and (self.installation.text, self.installation.detail),
             (self.models.known, self.models.progress),
-            job and (job.id, job.describe(), job.fraction, job.can_keep, job.cancelling),
+            job and (job.id, job.describe(), job.fraction, job.can_keep, job.cancelling, job.notes, job.framing),
         )
         if shown == self._drawn:
             return
@@ -380,8 +385,9 @@ def _after_jump(*_: object) -> None:
 
 @bpy.app.handlers.persistent
 def _after_load(*_: object) -> None:
-    """Another file: the running job's results go to its first scene, and old previews go away."""
+    """Another file: the running job's results go to its first scene, and what is known of the old one goes away."""
     preview.clear()
+    cutouts.forget()
 
 
 _HANDLERS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bpy
 from mathutils import Vector
 
-from .. import jobs, session
+from .. import jobs, screen, session
 from ..protocol.errors import TurnaroundError
 from ..scene import preview, results
 from ..scene.stamps import stamp_of, variants_of
@@ -212,13 +212,7 @@ class TURNAROUND_OT_show_views(bpy.types.Operator):
         """Uses an Image Editor that is open, else a new window."""
         from ..panels.result import views_of
 
-        image = views_of(context)
-        area = next((area for area in context.screen.areas if area.type == "IMAGE_EDITOR"), None)
-        if area is None:
-            bpy.ops.wm.window_new()
-            area = context.window_manager.windows[-1].screen.areas[0]
-            area.type = "IMAGE_EDITOR"
-        area.spaces.active.image = image
+        screen.show_picture(context, views_of(context))
         return {"FINISHED"}
 
 

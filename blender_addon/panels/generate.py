@@ -11,7 +11,7 @@ from ..installation import Installation
 from ..jobs import Job, picture_of
 from ..operators.generate import label
 from ..protocol.errors import TurnaroundError
-from ..scene import drawn, images, thumbnails
+from ..scene import cutouts, drawn, images, thumbnails
 from ..scene.stamps import stamp_of
 from . import widgets
 
@@ -149,11 +149,18 @@ def _draw_thumbnail(layout: bpy.types.UILayout, picture: bpy.types.Image) -> Non
 
 
 def _draw_warnings(layout: bpy.types.UILayout, context: bpy.types.Context, picture: bpy.types.Image) -> None:
-    """What is wrong with a picture, told by the painter that drew it and the engine that has looked at it."""
+    """What is wrong with a picture, told by the painter that drew it and the engine that has looked at it.
+
+    While a job runs, what its engine says stands below the bar: nothing may move under a click on *Cancel*.
+    """
     report, stamp = drawn.report_of(picture), stamp_of(context.active_object)
+    cutout = cutouts.known(picture.name)
     warnings = list(report.warnings) if report is not None else []
-    if stamp is not None and stamp.picture == picture.name:
-        warnings += stamp.report.warnings
+    if session.current().job is None:
+        if cutout is not None:  # newer than any result, and there after a cancelled job too
+            warnings += cutout.notes
+        elif stamp is not None and stamp.picture == picture.name:
+            warnings += stamp.report.warnings
     for warning in warnings:
         widgets.wrapped(layout, context, warning, icon="ERROR")
 
@@ -216,6 +223,10 @@ def draw_job(layout: bpy.types.UILayout, context: bpy.types.Context, job: Job) -
         widgets.wrapped(
             layout, context, f"{job.in_the_way} stands where the shape appears: hide or move it.", icon="INFO"
         )
+    if job.notes:
+        box = layout.box()
+        for note in job.notes:
+            widgets.wrapped(box, context, note, icon="ERROR")
 
 
 class Options:

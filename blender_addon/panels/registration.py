@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import bpy
 
+from ..screen import TAB
 from .backend import Backend
 from .generate import Generate, Options
 from .result import Result, Views
+from .subject import Subject
 
-CATEGORY = "Turnaround"
 SPACES = {"VIEW_3D": "view3d", "IMAGE_EDITOR": "image"}
 
 
@@ -17,9 +18,9 @@ def _classes() -> list[type]:
     classes: list[type] = []
     for space, suffix in SPACES.items():
         parent = f"TURNAROUND_PT_generate_{suffix}"
-        for section in (Generate, Options, Result, Views, Backend):
+        for section in (Generate, Subject, Options, Result, Views, Backend):
             name = f"TURNAROUND_PT_{section.__name__.lower()}_{suffix}"
-            place = {"bl_space_type": space, "bl_region_type": "UI", "bl_category": CATEGORY, "bl_idname": name}
+            place = {"bl_space_type": space, "bl_region_type": "UI", "bl_category": TAB, "bl_idname": name}
             if section is not Generate:
                 place["bl_parent_id"] = parent
             classes.append(type(name, (section, bpy.types.Panel), place))

@@ -89,7 +89,24 @@ def read(image: bpy.types.Image) -> Pixels:
             "Choose a picture in which the object can be seen.",
             field="picture",
         )
-    return averaged(rgba, -(-max(width, height) // LARGEST_SENT_SIDE))
+    return averaged(rgba, _reduction((width, height)))
+
+
+def _reduction(size: tuple[int, int]) -> int:
+    """The whole factor by which an image of this size is made smaller."""
+    return -(-max(size) // LARGEST_SENT_SIDE)
+
+
+def pixel_at(place: tuple[float, float], size: tuple[int, int]) -> tuple[float, float]:
+    """Where a place on an image lies in what `read` gives of it: x and y in pixels, top row first, never outside.
+
+    Args:
+        place: as the Image Editor counts, in fractions of width and height from the lower left corner.
+        size: width and height of the image, in pixels of its own.
+    """
+    factor = _reduction(size)
+    right, down = place[0] * size[0] / factor, (1.0 - place[1]) * size[1] / factor
+    return min(max(right, 0.0), float(size[0] // factor)), min(max(down, 0.0), float(size[1] // factor))
 
 
 def _is_linear(image: bpy.types.Image) -> bool:

@@ -177,7 +177,10 @@ def test_nothing_is_left_behind():
     assert PACKAGE not in bpy.context.preferences.addons
     left = [name for name in dir(bpy.types) if name.startswith("TURNAROUND_")]
     left += [
-        name for kind in (bpy.types.Scene, bpy.types.Object) for name in dir(kind) if name.startswith("turnaround")
+        name
+        for kind in (bpy.types.Scene, bpy.types.Object, bpy.types.Image)
+        for name in dir(kind)
+        if name.startswith("turnaround")
     ]
     left += [
         f"{handlers}: {function}"

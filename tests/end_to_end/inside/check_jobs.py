@@ -15,7 +15,9 @@ import numpy as np
 
 PACKAGE = "bl_ext.user_default.turnaround"
 session, engines, preview = (import_module(f"{PACKAGE}.{name}") for name in ("session", "engines", "scene.preview"))
-images, meshes, stamps = (import_module(f"{PACKAGE}.scene.{name}") for name in ("images", "meshes", "stamps"))
+cutouts, images, meshes, stamps, subjects = (
+    import_module(f"{PACKAGE}.scene.{name}") for name in ("cutouts", "images", "meshes", "stamps", "subjects")
+)
 connection = import_module(f"{PACKAGE}.protocol.connection")
 
 COLOR = (200, 90, 40)
@@ -140,6 +142,49 @@ def test_progress_previews_and_keep():
     assert len(results()) == 1
     assert not [o for o in bpy.data.objects if preview.TAG in o]
     assert preview.views_image() is None
+    clear()
+
+
+def test_what_is_wrong_and_the_cutout_are_known_before_the_work_and_the_cutout_can_be_painted():
+    engine().steps = 200
+    generate(seed=500)
+    wait(lambda: session.current().job.notes)
+    assert session.current().job.notes == ("Shows 2 separate objects: they become one shape.",)
+    assert cutouts.known("mug.png").notes == session.current().job.notes
+    bpy.ops.turnaround.cancel()
+    finished()
+    matte = cutouts.known("mug.png").matte(120, 96) > 127
+    assert matte.any()
+    assert bpy.ops.turnaround.edit_cutout() == {"FINISHED"}
+    copy = settings().picture
+    pixels = np.array(copy.pixels[:]).reshape(96, 120, 4)
+    pixels[:48, :, 3] = 0.0  # the lower half is taken away
+    copy.pixels.foreach_set(pixels.astype(np.float32).ravel())
+    engine().steps = 2
+    settings().seed = 0
+    assert bpy.ops.turnaround.generate() == {"FINISHED"}
+    finished()
+    (obj,) = results()
+    assert stamps.stamp_of(obj).report.warnings == (f"A matte of {matte[:48].sum()} pixels.",)
+    assert obj.name == "mug"
+    bpy.context.view_layer.objects.active = obj
+    assert bpy.ops.turnaround.rebuild() == {"FINISHED"}
+    finished()
+    (obj,) = results()
+    assert stamps.stamp_of(obj).report.warnings == (f"A matte of {matte[:48].sum()} pixels.",), "it is used again"
+    bpy.data.images.remove(copy)
+    clear()
+
+
+def test_marks_are_told_and_kept_with_the_result():
+    image = picture()
+    subjects.set_box(image, (0.25, 0.25), (0.75, 1.0))
+    generate(matting="GRABCUT")
+    finished()
+    told = stamps.stamp_of(results()[0]).report.settings
+    assert (told.matting, told.subject_box) == ("grabcut", (30.0, 0.0, 90.0, 72.0))
+    subjects.clear(image)
+    settings().matting = "AUTO"
     clear()
 
 
@@ -362,6 +407,16 @@ def test_backend_can_be_reached_by_its_connection_string():
     clear()
     preferences.place = "LOCAL"
     wait(lambda: session.current().ready)
+
+
+def test_devices_of_a_backend_that_has_gone_are_not_shown():
+    link = session.current().link
+    wait(lambda: link.devices)
+    process, link._process = link._process, None  # as if somebody else had started it
+    os.kill(connection.find().pid, signal.SIGKILL)
+    wait(lambda: not link.devices)
+    assert link.status() == "Not Running"
+    wait(lambda: not process.running())
 
 
 def test_job_of_a_blender_that_was_closed_can_be_fetched():

@@ -68,9 +68,13 @@ class Boxes:
         elevation = settings.elevation_deg if settings.elevation_deg is not None else 20.0
         camera = framed_camera(elevation, fov_deg=settings.fov_deg or 40.0)
         cutout = self._cutout(shape, camera, color)
+        framing = Framing(center_x=width / 2, center_y=height / 2, side=float(min(width, height)))
+        matte = (f"A matte of {int((request.matte > 127).sum())} pixels.",) if request.matte is not None else ()
         for variant in range(settings.variants):
             progress.variant = variant
-            progress.begin("Drawing Views", (0.0, 0.8), Preview(mesh=shape, cutout=cutout))
+            notes = ("Shows 2 separate objects: they become one shape.",) if settings.seed == 500 else ()
+            first = Preview(mesh=shape, cutout=cutout, framing=framing, notes=notes)
+            progress.begin("Drawing Views", (0.0, 0.8), first)
             views = np.repeat(cutout[None], 4, axis=0)
 
             def draw(views: np.ndarray = views) -> dict[str, np.ndarray]:
@@ -98,9 +102,10 @@ class Boxes:
                 camera=ViewCamera(
                     elevation_deg=elevation, azimuth_deg=0.0, distance=camera.distance, fov_deg=camera.fov_deg
                 ),
-                framing=Framing(center_x=width / 2, center_y=height / 2, side=float(min(width, height))),
+                framing=framing,
                 seconds=dict(progress.seconds),
                 cached=tuple(progress.cached),
+                warnings=(*notes, *matte),
             )
             cameras = tuple(camera.moved(azimuth_deg=90.0 * number) for number in range(4))
             yield Output(shape, ViewSet(views, cameras), cutout, report)
