@@ -42,7 +42,7 @@ def reconstruct(network: nn.Module, batch: OrbitBatch, pictures: Tensor, timeste
 def judge(gaussians: Gaussians, batch: OrbitBatch, views: Tensor) -> Judged:
     """How far the Gaussians are from what the chosen views [B, v] truly show.
 
-    Squared errors of colour on white and of opacity (LGM, section 3.4), and the error of depth where there is something.
+    Squared errors of colour on white and of opacity (LGM, section 3.4), and the error of depth within the object.
     """
     sample = torch.arange(len(views), device=views.device)[:, None]
     size = batch.images.shape[2]
