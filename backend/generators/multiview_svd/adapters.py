@@ -47,7 +47,7 @@ class Adapter(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> list[Tensor]:
-        """[N, 3, S, S] -> [N, C, s, s] of each level; S / factor pixels wide at the first, half of that at each next."""
+        """[N, 3, S, S] -> [N, C, s, s] of each level; S / factor wide at the first, half of that at each next."""
         x = self.conv_in(F.pixel_unshuffle(maps, self.factor))
         features = []
         for number, block in enumerate(self.body):

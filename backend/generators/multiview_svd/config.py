@@ -74,8 +74,8 @@ class MultiviewConfig:
     adapter_layers: int = 3
     image_encoder: ImageEncoderConfig = ImageEncoderConfig()
     azimuths_deg: tuple[float, ...] = (0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 337.5)
-    radius: float = 1.7417
-    fov_deg: float = 39.5978
+    radius: float = 1.7416968
+    fov_deg: float = 2 * math.degrees(math.atan(0.36))
     sigma_min: float = 0.002
     sigma_max: float = 700.0
     steps: int = 25

@@ -82,7 +82,7 @@ def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     Raises:
         TurnaroundError: as `load_components`.
     """
-    return _load(CLIPVisionModelWithProjection, folder, dtype, SPARE_KEYS)
+    return load_network(CLIPVisionModelWithProjection, folder, dtype, SPARE_KEYS)
 
 
 def load_components(folder: Path, dtype: torch.dtype = torch.float32) -> Components:
@@ -101,8 +101,8 @@ def load_components(folder: Path, dtype: torch.dtype = torch.float32) -> Compone
     noise = _read(folder / "scheduler" / "scheduler_config.json", NoiseConfig)
     projection, pose = _load_projection(folder)
     components = Components(
-        unet=_load(UNet2DConditionModel, folder / "unet", dtype),
-        vae=_load(AutoencoderKL, folder / "vae", picture_dtype),
+        unet=load_network(UNet2DConditionModel, folder / "unet", dtype),
+        vae=load_network(AutoencoderKL, folder / "vae", picture_dtype),
         image_encoder=load_image_encoder(folder / "image_encoder", picture_dtype),
         cc_projection=projection,
         noise=noise,
@@ -129,7 +129,7 @@ def _check_fit(components: Components, folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- networks
 
 
-def _load(cls: Any, folder: Path, dtype: torch.dtype, spare: tuple[str, ...] = ()) -> Any:
+def load_network(cls: Any, folder: Path, dtype: torch.dtype, spare: tuple[str, ...] = ()) -> Any:
     """A network of one of the libraries, after a look at what the library has left as it was initialised.
 
     Args:
@@ -137,6 +137,9 @@ def _load(cls: Any, folder: Path, dtype: torch.dtype, spare: tuple[str, ...] = (
         folder: with its config and weights.
         dtype: of the network.
         spare: keys beginning so may be in the file though the network has no use for them.
+
+    Raises:
+        TurnaroundError: as `load_components`.
     """
     _object(folder / "config.json")  # or else the library would look for one elsewhere
     safe = any(folder.glob("*.safetensors"))
@@ -196,7 +199,7 @@ def _tensors(folder: Path) -> Mapping[str, Tensor]:
         if files[0].suffix == ".safetensors":
             return load_file(files[0])
         tensors = torch.load(files[0], map_location="cpu", weights_only=True)
-    except Exception as error:  # as in _load
+    except Exception as error:  # as in load_network
         raise _damaged(files[0], repr(error)) from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise _damaged(files[0], "not a table of tensors")

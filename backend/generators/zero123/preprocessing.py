@@ -18,22 +18,23 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def on_white(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture laid on white at Zero123's size.
+def on_white(image: NDArray[np.uint8], size: int = SIZE) -> NDArray[np.uint8]:
+    """A picture laid on white, at Zero123's size or another.
 
     Args:
         image: uint8 [S, S, 4], straight alpha.
+        size: side of the result in pixels.
 
     Returns:
-        uint8 [256, 256, 3].
+        uint8 [size, size, 3].
     """
     if image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 4 or image.dtype != np.uint8:
         raise ValueError(f"the picture must be uint8 [S, S, 4], not {image.dtype} {image.shape}")
     alpha = image[..., 3:].astype(np.float32) / 255
     white = (image[..., :3] * alpha + 255 * (1 - alpha) + 0.5).astype(np.uint8)
-    if len(white) == SIZE:
+    if len(white) == size:
         return white
-    return np.asarray(Image.fromarray(white).resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+    return np.asarray(Image.fromarray(white).resize((size, size), Image.Resampling.LANCZOS))
 
 
 def snap_white(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,0 +1,177 @@
+"""Generators from their weights: a file that this project trained, or a video model's folder and the published U-Net.
+
+Of Stable Video Diffusion, in diffusers' layout, is needed
+
+    vae/              AutoencoderKLTemporalDecoder    config.json and *.safetensors, or *.bin
+    image_encoder/    CLIPVisionModelWithProjection   likewise
+    unet/             its sizes                       config.json alone: the weights are Ouroboros3D's
+    scheduler/        its noise                       scheduler_config.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import torch
+from diffusers import AutoencoderKLTemporalDecoder
+
+from backend.generators.zero123.components import load_image_encoder, load_network
+from backend.weights.layouts.parts import read_json
+from backend.weights.store import load_into, read_config
+from protocol.errors import TurnaroundError
+
+from .config import OUROBOROS3D, ImageEncoderConfig, MultiviewConfig
+from .model import MultiviewModel
+from .network import MultiviewUNet
+from .pixels import VideoVAE
+
+
+class _UNetSizes(msgspec.Struct, frozen=True):
+    in_channels: int
+    out_channels: int
+    block_out_channels: tuple[int, ...]
+    num_attention_heads: tuple[int, ...]
+    layers_per_block: int
+    cross_attention_dim: int
+    addition_time_embed_dim: int
+
+
+class _VAESizes(msgspec.Struct, frozen=True):
+    latent_channels: int
+    scaling_factor: float
+    block_out_channels: tuple[int, ...]
+
+
+class _Noise(msgspec.Struct, frozen=True):
+    prediction_type: Literal["v_prediction"]
+    timestep_type: Literal["continuous"]
+    use_karras_sigmas: Literal[True]
+    sigma_min: float
+    sigma_max: float
+
+
+def load_stored(path: Path) -> MultiviewModel:
+    """A generator that this project trained, in float32, on the CPU, ready to draw.
+
+    Args:
+        path: safetensors with the config, as `save_weights` writes them of a `MultiviewModel` and its config.
+
+    Raises:
+        TurnaroundError: `weights.missing`, `weights.damaged`, or `weights.mismatch`, whose details name each key.
+    """
+    try:
+        config = msgspec.convert(read_config(path), MultiviewConfig)
+    except msgspec.ValidationError as error:
+        raise TurnaroundError(
+            "weights.damaged",
+            f"The weights {path.name} are not a multi-view generator's.",
+            "Get the file again: it may be of another kind.",
+            details=f"{path}: {error}",
+        ) from error
+    model = MultiviewModel(config)
+    load_into(model, path)
+    return model.eval().requires_grad_(False)
+
+
+def load_published(video: Path, weights: Path, dtype: torch.dtype = torch.float32) -> MultiviewModel:
+    """The published generator, on the CPU, ready to draw.
+
+    Args:
+        video: Stable Video Diffusion's folder, as above.
+        weights: the multi-view U-Net, `mv_model_unet.safetensors` as it is stored.
+        dtype: of the U-Net. With bfloat16, whose eight bits show as bands in a picture, the encoders and the decoder
+            are float32.
+
+    Raises:
+        TurnaroundError: `weights.missing`, `weights.damaged`, `weights.mismatch`.
+    """
+    config = read_sizes(video)
+    picture_dtype = torch.float32 if dtype == torch.bfloat16 else dtype
+    network = _load_unet(config, weights, dtype)
+    image_encoder = load_image_encoder(video / "image_encoder", picture_dtype)
+    if image_encoder.config.projection_dim != config.context:
+        why = f"the image encoder gives {image_encoder.config.projection_dim} numbers, the U-Net takes {config.context}"
+        raise _mismatch(video / "image_encoder" / "config.json", why)
+    vae = VideoVAE(load_network(AutoencoderKLTemporalDecoder, video / "vae", torch.float32), picture_dtype)
+    model = MultiviewModel(config, network=network, image_encoder=image_encoder, vae=vae)
+    return model.eval().requires_grad_(False)
+
+
+def read_sizes(video: Path) -> MultiviewConfig:
+    """The published generator's config, with what a video model's folder says of its own networks.
+
+    The heads above all: with another number of them the weights fit as well, and draw something else.
+
+    Raises:
+        TurnaroundError: as `load_published`.
+    """
+    unet = _read(video / "unet" / "config.json", _UNetSizes)
+    vae = _read(video / "vae" / "config.json", _VAESizes)
+    noise = _read(video / "scheduler" / "scheduler_config.json", _Noise)
+    encoder = _object(video / "image_encoder" / "config.json")
+    if (unet.in_channels, unet.out_channels) != (2 * vae.latent_channels, vae.latent_channels):
+        why = (
+            f"it takes {unet.in_channels} channels and gives {unet.out_channels}, for {vae.latent_channels} of a latent"
+        )
+        raise _mismatch(video / "unet" / "config.json", why)
+    try:
+        return dataclasses.replace(
+            OUROBOROS3D,
+            factor=1 << (len(vae.block_out_channels) - 1),
+            latent_channels=vae.latent_channels,
+            scaling_factor=vae.scaling_factor,
+            channels=unet.block_out_channels,
+            heads=unet.num_attention_heads,
+            layers=unet.layers_per_block,
+            context=unet.cross_attention_dim,
+            time_id_width=unet.addition_time_embed_dim,
+            image_encoder=ImageEncoderConfig(size=int(encoder.get("image_size", OUROBOROS3D.image_encoder.size))),
+            sigma_min=noise.sigma_min,
+            sigma_max=noise.sigma_max,
+        )
+    except (ValueError, TypeError) as error:
+        raise _mismatch(video / "unet" / "config.json", str(error)) from error
+
+
+def _load_unet(config: MultiviewConfig, path: Path, dtype: torch.dtype) -> MultiviewUNet:
+    """The U-Net, in whose place no other weights are made first."""
+    with torch.device("meta"):
+        network = MultiviewUNet(config)
+    network.to(dtype).to_empty(device="cpu")
+    load_into(network, path)
+    return network
+
+
+# ---------------------------------------------------------------------------------------------- configs and errors
+
+Sizes = TypeVar("Sizes", bound=msgspec.Struct)
+
+
+def _read(path: Path, cls: type[Sizes]) -> Sizes:
+    try:
+        return msgspec.convert(_object(path), cls)
+    except msgspec.ValidationError as error:
+        raise _mismatch(path, str(error)) from error
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise TurnaroundError(
+            "weights.missing",
+            f"Stable Video Diffusion's {path.parent.name}/{path.name} is not there.",
+            "Ouroboros3D needs that model's vae, image_encoder and scheduler, and its unet/config.json.",
+            details=str(path),
+        )
+    return read_json(path)
+
+
+def _mismatch(path: Path, why: str) -> TurnaroundError:
+    return TurnaroundError(
+        "weights.mismatch",
+        f"The model in {path.parent.name}/{path.name} is not Stable Video Diffusion's.",
+        "Get that model's files again, in diffusers' layout.",
+        details=f"{path}: {why}",
+    )
