@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from backend.geometry.cameras import Camera, project
-from backend.geometry.gaussians import compositing
+from backend.geometry.gaussians import compositing, cuda
 from backend.geometry.gaussians.gaussians import WIDTHS, Gaussians
 from backend.geometry.gaussians.render import Rendered, Splatting, render
 
@@ -311,6 +311,53 @@ def test_arrays_and_back():
     assert torch.equal(chosen.scales, gaussians.scales[1, [0, 2]])
     with pytest.raises(ValueError, match="scales"):
         replace(gaussians, scales=gaussians.scales[:, :4])
+
+
+@pytest.mark.parametrize("splatting", [Splatting(near=0.02, eps2d=0.2), LGM])
+def test_what_gsplat_is_asked_for(monkeypatch, splatting):
+    """With gsplat 1.5.3's parameters and a stand-in for what it computes, the pictures are those of the CPU."""
+    gaussians = some(40, 2).map(Tensor.float)
+    poses, intrinsics = (part.float().expand(2, -1, -1, -1) for part in orbit(3, 32))
+    expected = render(gaussians, poses, intrinsics, 32, background=0.0, splatting=splatting)
+
+    def rasterization(
+        means,
+        quats,
+        scales,
+        opacities,
+        colors,
+        viewmats,
+        Ks,
+        width,
+        height,
+        near_plane,
+        eps2d,
+        packed,
+        render_mode,
+        covars,
+    ):
+        assert (render_mode, packed, near_plane, eps2d) == ("RGB+D", False, splatting.near, splatting.eps2d)
+        own = Gaussians(means, quats, scales, opacities, colors)
+        if covars is None:
+            assert splatting.normalise
+        else:
+            torch.testing.assert_close(covars, own.axes(normalise=False) @ own.axes(normalise=False).mT)
+            own = own.with_unit_quaternions()
+        drawn = render(
+            own,
+            torch.linalg.inv(viewmats),
+            Ks,
+            width,
+            background=0.0,
+            splatting=replace(splatting, normalise=True),
+        )
+        assert height == width
+        return torch.cat([drawn.colors, drawn.depths[..., None]], dim=-1), drawn.alphas[..., None], {}
+
+    monkeypatch.setattr(cuda, "_gsplat", lambda: rasterization)
+    image = cuda.draw_on_cuda(gaussians, torch.linalg.inv(poses), intrinsics, 32, splatting)
+    for actual, wanted in zip((image[..., :3], image[..., 4], image[..., 3]), expected, strict=True):
+        assert (actual - wanted).abs().mean() < 1e-4
 
 
 @pytest.mark.cuda
