@@ -32,14 +32,15 @@ class Experiment(StrEnum):
     SHAPES = "shapes"
     ELEVATION = "elevation"
     SCHEDULE = "schedule"
+    CONSISTENCY = "consistency"
 
 
 def evaluate(
     what: Annotated[
         Experiment,
         typer.Argument(
-            help="Shapes that an engine makes of pictures; the elevations that are found of pictures; or what few "
-            "denoising steps cost a Zero123's views."
+            help="Shapes that an engine makes of pictures; the elevations that are found of pictures; what few "
+            "denoising steps cost a Zero123's views; or whether an engine's views agree."
         ),
     ] = Experiment.SHAPES,
     *,
@@ -84,13 +85,15 @@ def evaluate(
     resolution: Annotated[int, typer.Option(help="Marching-cubes cells along a side.")] = 128,
     device: Device = DeviceChoice.AUTO,
     cache: Annotated[Path, typer.Option(help="Where rendered training pictures are kept.")] = Path(".cache"),
+    json: Annotated[bool, typer.Option("--json", help="Of consistency: print JSON instead of a table.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Measure on the val meshes of a folder.
 
     Shapes: an engine's F-score, Chamfer, IoU, novel views, CLIP similarity, elevation and seconds. Elevation: pictures
     from random sides, and how far off the regression and the matching of near views are. Schedule: PSNR of a Zero123's
-    views by the paper's steps and by fewer.
+    views by the paper's steps and by fewer. Consistency: how well a field that is fitted to half of an engine's views
+    shows the other half, beside true views and views of different objects.
     """
     from backend.training.data.meshes import find_meshes
 
@@ -101,6 +104,14 @@ def evaluate(
         return
     if what is Experiment.SCHEDULE:
         _evaluate_schedule(val, output, zero123, choose(device), seed=seed)
+        return
+    if what is Experiment.CONSISTENCY:
+        from .consistency import evaluate_consistency
+
+        known = [file for file in files if file.split == "val"] or files
+        evaluate_consistency(
+            val, known, output, pipeline, option or [], choose(device), seed=seed, shown=shown, json=json
+        )
         return
 
     from backend.evaluation.evaluate import evaluate as run

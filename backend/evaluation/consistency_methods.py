@@ -1,0 +1,259 @@
+"""Scores methods for 3D consistency on pictures of known objects, between the two bounds that say what a score means.
+
+A method is given a picture and gives views. Those that draw from any camera are asked for the same fixed cameras
+(`at_fixed_cameras`); a whole pipeline gives the views that it has drawn for its mesh, at its own cameras (`pipeline`),
+the input picture not among them. What is compared is always views of one method with one another, never with the truth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.evaluation.consistency import (
+    COUNT,
+    SIZE,
+    Distance,
+    Score,
+    at_size,
+    compare,
+    every_other,
+    fixed_cameras,
+    redrawn,
+)
+from backend.evaluation.examples import Example
+from backend.evaluation.field import SPEC, FieldSpec
+from backend.geometry.cameras import Camera
+from backend.geometry.mesh import ViewSet
+from backend.geometry.render import render
+from backend.pipelines.registry import Pipeline, Request
+from backend.pipelines.stage import Progress, StageCache
+from protocol.errors import TurnaroundError
+from protocol.messages import Settings
+
+TRUTH, OTHERS = "ground truth", "different objects"
+"""The bounds: renders of the object itself, and at each camera another object."""
+
+Method = Callable[[Example], ViewSet]
+"""From a picture of an object to views of it."""
+
+Draw = Callable[[NDArray[np.uint8], Camera, Sequence[Camera], int], ViewSet]
+"""Picture uint8 [S, S, 4], its camera, cameras to draw from, and a seed: the views at those cameras, in their order."""
+
+SetDistance = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
+"""A distance of two sets of pictures, uint8 [N, S, S, 4] each: FID."""
+
+
+# ------------------------------------------------------------------------------------------------------- methods
+
+
+def at_fixed_cameras(draw: Draw, *, count: int = COUNT, seed: int = 0) -> Method:
+    """A method that draws from the fixed cameras; it is told the picture's own camera."""
+    return lambda example: draw(example.picture, example.camera, fixed_cameras(example.camera, count), seed)
+
+
+def pipeline_views(pipeline: Pipeline, settings: Settings, device: str) -> Method:
+    """The views that a pipeline draws on its way to a mesh, at its own cameras; it is told the picture alone."""
+
+    def views(example: Example) -> ViewSet:
+        request = Request(example.picture, settings)
+        return next(iter(pipeline.generate(request, device=device, cache=StageCache(), progress=Progress()))).views
+
+    return views
+
+
+def true_views(example: Example, cameras: Sequence[Camera]) -> ViewSet:
+    """Renders of the object, which agree with one another."""
+    return ViewSet(
+        np.stack([render(example.scene, camera, SIZE, example.light).rgba for camera in cameras]), tuple(cameras)
+    )
+
+
+def different_objects(example: Example, objects: Sequence[Example], cameras: Sequence[Camera]) -> ViewSet:
+    """At each camera another of the objects, in turn, beginning after the example; they recur if they are few."""
+    start = next((k + 1 for k, other in enumerate(objects) if other.name == example.name), 0)
+    shown = [objects[(start + k) % len(objects)] for k in range(len(cameras))]
+    images = [render(o.scene, camera, SIZE, o.light).rgba for o, camera in zip(shown, cameras, strict=True)]
+    return ViewSet(np.stack(images), tuple(cameras))
+
+
+# ------------------------------------------------------------------------------------------------------- measuring
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How views are compared.
+
+    Attributes:
+        spec: how fields are fitted.
+        distance: LPIPS, or None without its weights.
+        set_distance: FID, or None without its weights.
+        seed: of the fits.
+        device: torch device of the fits.
+    """
+
+    spec: FieldSpec = SPEC
+    distance: Distance | None = None
+    set_distance: SetDistance | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+
+class ObjectScore(msgspec.Struct, frozen=True, kw_only=True):
+    """One method on one object.
+
+    Attributes:
+        views: how many there were, held-out ones included.
+        score: None where the method failed.
+        drawing_seconds: that the method took.
+        failure: the error's code.
+    """
+
+    method: str
+    name: str
+    views: int = 0
+    score: Score | None = None
+    drawing_seconds: float = 0.0
+    failure: str = ""
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """One method over all objects: means over those that it did not fail on.
+
+    Attributes:
+        count, failures: objects, and those of them that it failed on.
+        views: of one object, the mean.
+        psnr, ssim, lpips: see `Score`; None where there is no object.
+        fid: of all the field's pictures beside all held-out views.
+        seconds: of a score, without the drawing.
+    """
+
+    method: str
+    count: int
+    failures: int
+    views: float | None = None
+    psnr: float | None = None
+    ssim: float | None = None
+    lpips: float | None = None
+    fid: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What one score compares.
+
+    Attributes:
+        held: the held-out views, uint8 [H, S, S, 4].
+        drawn: what the field shows in their place.
+    """
+
+    held: NDArray[np.uint8]
+    drawn: NDArray[np.uint8]
+
+
+OnDone = Callable[[Example, ObjectScore, Pictures | None], None]
+"""Told after each score; no pictures where the method failed."""
+
+
+def run(
+    methods: Mapping[str, Method],
+    examples: Iterable[Example],
+    objects: Sequence[Example] = (),
+    *,
+    measures: Measures = Measures(),
+    on_done: OnDone | None = None,
+) -> tuple[list[ObjectScore], list[Summary]]:
+    """Scores of the ground truth, of every method and of different objects, on every example.
+
+    Args:
+        methods: by the name that the report gives them. All of them have to draw from the same cameras: scores are
+            compared, and how hard it is to agree depends on the cameras.
+        examples: what to draw.
+        objects: at least two, for the lower bound, which is left out without them; as many as there are views, or
+            some recur.
+        measures: how.
+        on_done: told after each.
+
+    Raises:
+        ValueError: two methods drew the same example from different cameras.
+    """
+    scores: list[ObjectScore] = []
+    kept: dict[str, list[Pictures]] = {}
+
+    def add(example: Example, score: ObjectScore, pictures: Pictures | None) -> None:
+        scores.append(score)
+        if pictures is not None and measures.set_distance is not None:
+            kept.setdefault(score.method, []).append(pictures)
+        if on_done is not None:
+            on_done(example, score, pictures)
+
+    names = [TRUTH, *methods, *([OTHERS] if len(objects) > 1 else [])]
+    for example in examples:
+        cameras: tuple[Camera, ...] | None = None
+        for name, method in methods.items():
+            start = time.perf_counter()
+            try:
+                views = method(example)
+                seconds = time.perf_counter() - start
+                if cameras not in (None, views.cameras):
+                    raise ValueError(f"{name} has drawn {example.name} from other cameras than the methods before it")
+                pictures, score = _scored(name, example, views, measures, seconds)
+            except TurnaroundError as error:
+                add(example, ObjectScore(method=name, name=example.name, failure=error.code), None)
+                continue
+            cameras = views.cameras
+            add(example, score, pictures)
+        if cameras is None:  # no method has drawn anything that a bound could stand beside
+            continue
+        pictures, score = _scored(TRUTH, example, true_views(example, cameras), measures)
+        add(example, score, pictures)
+        if OTHERS in names:
+            pictures, score = _scored(OTHERS, example, different_objects(example, objects, cameras), measures)
+            add(example, score, pictures)
+    return scores, [summarise(name, scores, kept.get(name, []), measures) for name in names]
+
+
+def summarise(
+    method: str, scores: Sequence[ObjectScore], pictures: Sequence[Pictures], measures: Measures = Measures()
+) -> Summary:
+    """One method's means, and FID over all its pictures."""
+    own = [score for score in scores if score.method == method]
+    good = [score.score for score in own if score.score is not None]
+    summary = Summary(method=method, count=len(own), failures=len(own) - len(good))
+    if not good:
+        return summary
+    fid = None
+    if measures.set_distance is not None and pictures:
+        fid = measures.set_distance(
+            np.concatenate([p.drawn for p in pictures]), np.concatenate([p.held for p in pictures])
+        )
+    lpips = [score.lpips for score in good if score.lpips is not None]
+    return msgspec.structs.replace(
+        summary,
+        views=float(np.mean([score.views for score in own if score.score is not None])),
+        psnr=float(np.mean([score.psnr for score in good])),
+        ssim=float(np.mean([score.ssim for score in good])),
+        lpips=float(np.mean(lpips)) if lpips else None,
+        fid=fid,
+        seconds=float(np.mean([score.seconds for score in good])),
+    )
+
+
+def _scored(
+    method: str, example: Example, views: ViewSet, measures: Measures, drawing_seconds: float = 0.0
+) -> tuple[Pictures, ObjectScore]:
+    split = every_other(views.cameras)
+    views = at_size(views)
+    start = time.perf_counter()
+    drawn = redrawn(views, split, spec=measures.spec, seed=measures.seed, device=measures.device)
+    pictures = Pictures(views.images[list(split.held)], drawn)
+    score = compare(drawn, pictures.held, time.perf_counter() - start, measures.distance)
+    return pictures, ObjectScore(
+        method=method, name=example.name, views=len(views), score=score, drawing_seconds=drawing_seconds
+    )
