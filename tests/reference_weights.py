@@ -7,6 +7,8 @@ import zlib
 import numpy as np
 import torch
 
+from backend.generators.xunet.config import XUNetConfig
+from backend.generators.xunet.network import XUNet
 from backend.reconstructors.sparseneus.config import SparseNeuSConfig
 from backend.reconstructors.sparseneus.network import SparseNeuS
 
@@ -17,7 +19,7 @@ def filled(key: str, tensor: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(tensor)
     n = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(tensor.numel()).reshape(tensor.shape)
     leaf = key.rsplit(".", 1)[-1]
-    if leaf in ("running_mean", "bias"):
+    if leaf == "running_mean" or leaf.endswith("bias"):
         n = 0.1 * n
     elif leaf == "running_var":
         n = np.exp(0.2 * n)
@@ -30,6 +32,13 @@ def filled(key: str, tensor: torch.Tensor) -> torch.Tensor:
     else:
         n = 0.3 + 0.05 * n
     return torch.from_numpy(np.asarray(n, np.float32))
+
+
+def xunet(config: XUNetConfig) -> XUNet:
+    """The network with these weights."""
+    network = XUNet(config)
+    network.load_state_dict({key: filled(key, value) for key, value in network.state_dict().items()})
+    return network.eval()
 
 
 def sparseneus(config: SparseNeuSConfig) -> SparseNeuS:

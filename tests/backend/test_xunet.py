@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from reference_weights import xunet
 
-from backend.generators.xunet.conditioning import noise_embedding, ray_encoding, rays, turn_to_input
+from backend.generators.xunet.conditioning import rays, turn_to_input
 from backend.generators.xunet.config import SRN64, TINY, XUNetConfig
 from backend.generators.xunet.diffusion import (
     alpha_sigma,
-    guided,
-    logsnr_at,
     logsnr_table,
     make_sampler,
     target,
@@ -47,24 +45,6 @@ MINIATURE = dataclasses.replace(TINY, size=16, channels=16, emb_channels=32, res
 FRONT = Camera(elevation_deg=20, azimuth_deg=0, distance=1.6, fov_deg=40)
 
 
-@pytest.fixture(scope="module")
-def golden() -> dict[str, torch.Tensor]:
-    with np.load(Path(__file__).parents[1] / "data" / "xunet.npz") as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files if not name.startswith("manifest")}
-
-
-def filled(config: XUNetConfig) -> XUNet:
-    """A network whose weights follow from their names and shapes alone, as the reference's did."""
-    network = XUNet(config)
-    state = {}
-    for key, tensor in network.state_dict().items():
-        n = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(tensor.numel()).reshape(tensor.shape)
-        n = 0.1 * n if key.endswith("bias") else n / np.sqrt(np.prod(n.shape[1:])) if n.ndim >= 2 else 1 + 0.1 * n
-        state[key] = torch.from_numpy(n.astype(np.float32))
-    network.load_state_dict(state)
-    return network.eval()
-
-
 def save(network: XUNet, path: Path) -> Path:
     save_weights(path, network.state_dict(), dataclasses.asdict(network.config))
     return path
@@ -73,12 +53,6 @@ def save(network: XUNet, path: Path) -> Path:
 def matrices(cameras: list[Camera], size: int) -> tuple[torch.Tensor, torch.Tensor]:
     tensor = batched.camera_tensor(cameras)
     return batched.world_from_camera(tensor), batched.intrinsics(tensor, size)
-
-
-def golden_rays(golden: dict[str, torch.Tensor]) -> torch.Tensor:
-    poses = torch.eye(4).repeat(2, 2, 1, 1)
-    poses[..., :3, :3], poses[..., :3, 3] = golden["R"], golden["t"]
-    return ray_encoding(SMALL, poses, golden["K"].expand(2, 2, 3, 3))
 
 
 # --------------------------------------------------------------------------------------------- the published network
@@ -93,52 +67,10 @@ def test_parameters_are_those_of_the_published_checkpoints(name: str, config: XU
     assert {f"{key} {'x'.join(map(str, value.shape))}" for key, value in state.items()} == expected
 
 
-def test_network_agrees_with_the_reference(golden: dict[str, torch.Tensor]) -> None:
-    network, encoded = filled(SMALL), golden_rays(golden)
-    torch.testing.assert_close(
-        encoded[0, ..., ::8, ::8].movedim(1, -1), golden["pose_emb144_b0_stride8"], atol=2e-3, rtol=0
-    )
-    sinusoids = noise_embedding(golden["posenc_ddpm_in"], 64, "raw")
-    torch.testing.assert_close(sinusoids, golden["posenc_ddpm_out_ch64_maxtime1"], atol=2e-3, rtol=0)
-    second_dropped = encoded * torch.tensor([1.0, 0.0])[:, None, None, None, None]
-    with torch.inference_mode():
-        for rays_given, name in ((encoded, "TT_out"), (second_dropped, "TF_out")):
-            output = network(golden["x"], golden["z"], golden["logsnr"], rays_given)
-            torch.testing.assert_close(output, golden[name], atol=1e-3, rtol=0)
-
-
-def test_schedule_and_ancestral_step_agree_with_the_reference(golden: dict[str, torch.Tensor]) -> None:
-    times = torch.linspace(1, 0, 257, dtype=torch.float64)
-    torch.testing.assert_close(logsnr_at(times, SRN64).float(), golden["schedule_logsnr"], atol=1e-4, rtol=1e-4)
-
-    table = logsnr_table(SRN64, 257)
-    sampler = make_sampler(SRN64, "ancestral", 257)
-    sampler.set_timesteps(257)
-    z = golden["z"][:, :, ::4, ::4]
-    for step in (10, 128, 250):
-        timestep = 256 - step
-        assert table[timestep] == pytest.approx(float(golden[f"step{step}_logsnr"]), abs=1e-4)
-        noise_estimate = torch.stack(
-            [
-                guided(conditional, unconditional, float(weight))
-                for conditional, unconditional, weight in zip(
-                    golden[f"step{step}_pred_cond"],
-                    golden[f"step{step}_pred_uncond"],
-                    golden["step_w"],
-                    strict=True,
-                )
-            ]
-        )
-        stepped = sampler.step(noise_estimate, timestep, z, generator=torch.Generator().manual_seed(7)).prev_sample
-        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(7))
-        mean = stepped - golden[f"step{step}_var"].sqrt() * noise
-        torch.testing.assert_close(mean, golden[f"step{step}_mean"], atol=2e-4, rtol=0)
-
-
 @pytest.mark.parametrize("attention_levels", [(0, 1, 2, 3), (1,), (2, 3), (3,)])
 def test_input_picture_reaches_the_output_wherever_attention_stands(attention_levels: tuple[int, ...]) -> None:
     config = dataclasses.replace(MINIATURE, attention_levels=attention_levels, map_channels=0)
-    network = filled(config)
+    network = xunet(config)
     noisy, encoded = torch.randn(2, 4, 16, 16), torch.randn(2, 2, config.ray_channels, 8, 8)
     with torch.inference_mode():
         one, other = (network(torch.full_like(noisy, v), noisy, torch.zeros(2, 2), encoded) for v in (-1.0, 1.0))
@@ -241,7 +173,7 @@ def test_empty_maps_are_nothing_and_colours_are_premultiplied() -> None:
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> XUNetGenerator:
     path = tmp_path_factory.mktemp("weights") / "miniature.safetensors"
-    return XUNetGenerator(save(filled(MINIATURE), path), dtype=torch.float32)
+    return XUNetGenerator(save(xunet(MINIATURE), path), dtype=torch.float32)
 
 
 def draw(
@@ -300,7 +232,7 @@ def test_progress_counts_every_step_and_shows_the_views(generator: XUNetGenerato
 
 def test_published_form_draws_without_maps(tmp_path: Path) -> None:
     config = dataclasses.replace(SRN64, size=16, channels=32, emb_channels=32, res_blocks=1)
-    generator = XUNetGenerator(save(filled(config), tmp_path / "w.safetensors"), sampler="ancestral")
+    generator = XUNetGenerator(save(xunet(config), tmp_path / "w.safetensors"), sampler="ancestral")
     image = np.full((40, 40, 4), 128, np.uint8)
     settings = {"seed": 0, "steps": 3, "guidance": 0.0, "progress": Progress()}
     views = generator.generate(image, FRONT, [FRONT.moved(azimuth_deg=90)], **settings)
@@ -312,7 +244,7 @@ def test_published_form_draws_without_maps(tmp_path: Path) -> None:
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    network, path = filled(MINIATURE), tmp_path / "w.safetensors"
+    network, path = xunet(MINIATURE), tmp_path / "w.safetensors"
     with pytest.raises(TurnaroundError) as caught:
         load_xunet(path)
     assert caught.value.code == "weights.missing"
@@ -400,7 +332,7 @@ def test_objective_trains_and_scores_on_episodes() -> None:
         surface=np.zeros((3, 4, 3), np.float16),
     )
     feedback = Feedback(dataset.images, dataset.depths, np.full((3, 1), 3, np.float32))
-    objective, data = XUNetObjective(filled(MINIATURE)), EpisodeTensors(dataset, feedback=feedback)
+    objective, data = XUNetObjective(xunet(MINIATURE)), EpisodeTensors(dataset, feedback=feedback)
     batch, source = objective.draw(data, 5, torch.Generator().manual_seed(0))
     assert (batch["maps"][..., 3] == batch["images"][..., 3] / 255).all()
     objective.total(objective(batch, source)).backward()

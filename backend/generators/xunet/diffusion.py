@@ -77,8 +77,7 @@ def make_sampler(config: XUNetConfig, name: Sampler, train_steps: int = 1000) ->
         name: which scheduler.
         train_steps: resolution of the table.
     """
-    # diffusers keeps alpha^2 in float32, where sigma is 0 beyond a log-SNR of 16; samplers never visit that last entry
-    signal = 1 / (1 + np.exp(-logsnr_table(config, train_steps).clip(max=15.0)))
+    signal = 1 / (1 + np.exp(-logsnr_table(config, train_steps)))
     common: dict[str, Any] = {
         "num_train_timesteps": train_steps,
         "trained_betas": 1 - signal / np.concatenate([[1.0], signal[:-1]]),
@@ -86,8 +85,10 @@ def make_sampler(config: XUNetConfig, name: Sampler, train_steps: int = 1000) ->
         "timestep_spacing": "trailing",  # begins at pure noise, however few the steps
     }
     if name == "ancestral":
-        return DDPMScheduler(**common, variance_type="fixed_small", clip_sample=True)
-    if name == "ddim":
-        return DDIMScheduler(**common, clip_sample=True, set_alpha_to_one=True)
-    # its thresholding is dynamic, and with a greatest value of 1 it is the clamp
-    return DPMSolverMultistepScheduler(**common, thresholding=True, sample_max_value=1.0)
+        scheduler = DDPMScheduler(**common, variance_type="fixed_small", clip_sample=True)
+    elif name == "ddim":
+        scheduler = DDIMScheduler(**common, clip_sample=True, set_alpha_to_one=True)
+    else:  # its thresholding is dynamic, and with a greatest value of 1 it is the clamp
+        scheduler = DPMSolverMultistepScheduler(**common, thresholding=True, sample_max_value=1.0)
+    scheduler.alphas_cumprod = torch.from_numpy(signal)  # diffusers' own, float32, has no noise beyond a log-SNR of 16
+    return scheduler

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,20 @@ class Condition:
         """Both in one batch, this first."""
         maps = None if self.maps is None or other.maps is None else torch.cat([self.maps, other.maps])
         return Condition(torch.cat([self.pictures, other.pictures]), torch.cat([self.rays, other.rays]), maps)
+
+
+class Given(NamedTuple):
+    """A condition as the network takes it, in its type; where there is guidance, the unconditional half comes second.
+
+    Attributes:
+        pictures: [N, C, S, S].
+        poses: of `ConditioningProcessor.embed_poses`.
+        maps: [N, 2, 7, S, S], or None.
+    """
+
+    pictures: Tensor
+    poses: tuple[Tensor, ...]
+    maps: Tensor | None = None
 
 
 def make_condition(
@@ -104,23 +119,41 @@ def denoise(
         After each step, float32 [N, C, S, S] twice: the views with the noise that is left (none after the last step),
         and the network's present estimate of them.
     """
+    dtype = network.lastconv.weight.dtype
+    z = draw_noise(network.config, sources, condition.pictures.device)
+    if guidance:
+        none = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+        condition = condition.beside(condition.dropped(none, draw_noise(network.config, sources, z.device)))
+    given = Given(
+        condition.pictures.to(dtype),
+        network.conditioningprocessor.embed_poses(condition.rays),
+        None if condition.maps is None else condition.maps.to(dtype),
+    )
+    yield from walk(network, z, lambda step: given, sources, steps=steps, guidance=guidance, sampler=sampler)
+
+
+@torch.no_grad()
+def walk(
+    network: XUNet,
+    z: Tensor,
+    given: Callable[[int], Given],
+    sources: Sequence[torch.Generator],
+    *,
+    steps: int,
+    guidance: float,
+    sampler: Sampler,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`denoise` from noise z float32 [N, C, S, S], asking anew at each step, from 0, what the network is given."""
     config = network.config
     device, dtype = network.lastconv.weight.device, network.lastconv.weight.dtype
-    z = draw_noise(config, sources, device)
-    if guidance:
-        none = torch.zeros(len(z), dtype=torch.bool, device=device)
-        condition = condition.beside(condition.dropped(none, draw_noise(config, sources, device)))
-    pictures = condition.pictures.to(dtype)
-    maps = None if condition.maps is None else condition.maps.to(dtype)
-    poses = network.conditioningprocessor.embed_poses(condition.rays)
-
     scheduler = make_sampler(config, sampler)
     scheduler.set_timesteps(steps)
     table = logsnr_table(config)
     per_step = {"generator": list(sources)} if sampler == "ancestral" else {}
-    for timestep in scheduler.timesteps:
+    for step, timestep in enumerate(scheduler.timesteps):
         logsnr = torch.tensor([config.logsnr_max, table[int(timestep)]], dtype=torch.float32, device=device)
         noisy = torch.cat([z, z]) if guidance else z
+        pictures, poses, maps = given(step)
         output = network.denoise(pictures, noisy.to(dtype), logsnr.expand(len(noisy), 2), poses, maps).float()
         if guidance:
             conditional, unconditional = output.chunk(2)
