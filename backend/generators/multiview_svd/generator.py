@@ -74,7 +74,7 @@ class MultiviewGenerator:
             camera: where it was taken from.
             seed: of the little noise on it.
         """
-        picture = signed(on_white(image, self.config.size)[None])
+        picture = signed(np.stack([on_white(image, self.config.size)]))
         noise = torch.randn(picture.shape, generator=noise_source(seed, 1))
         return make_condition(self.model, picture, network_cameras(self.config, [camera.elevation_deg]), noise)
 

@@ -23,7 +23,7 @@ from backend.weights.layouts.parts import read_json
 from backend.weights.store import load_into, read_config
 from protocol.errors import TurnaroundError
 
-from .config import OUROBOROS3D, ImageEncoderConfig, MultiviewConfig
+from .config import OUROBOROS3D, MultiviewConfig
 from .model import MultiviewModel
 from .network import MultiviewUNet
 from .pixels import VideoVAE
@@ -76,7 +76,9 @@ def load_stored(path: Path) -> MultiviewModel:
     return model.eval().requires_grad_(False)
 
 
-def load_published(video: Path, weights: Path, dtype: torch.dtype = torch.float32) -> MultiviewModel:
+def load_published(
+    video: Path, weights: Path, dtype: torch.dtype = torch.float32, size: int = OUROBOROS3D.size
+) -> MultiviewModel:
     """The published generator, on the CPU, ready to draw.
 
     Args:
@@ -84,11 +86,12 @@ def load_published(video: Path, weights: Path, dtype: torch.dtype = torch.float3
         weights: the multi-view U-Net, `mv_model_unet.safetensors` as it is stored.
         dtype: of the U-Net. With bfloat16, whose eight bits show as bands in a picture, the encoders and the decoder
             are float32.
+        size: side of the pictures; it was trained at the default alone.
 
     Raises:
         TurnaroundError: `weights.missing`, `weights.damaged`, `weights.mismatch`.
     """
-    config = read_sizes(video)
+    config = read_sizes(video, size)
     picture_dtype = torch.float32 if dtype == torch.bfloat16 else dtype
     network = _load_unet(config, weights, dtype)
     image_encoder = load_image_encoder(video / "image_encoder", picture_dtype)
@@ -100,7 +103,7 @@ def load_published(video: Path, weights: Path, dtype: torch.dtype = torch.float3
     return model.eval().requires_grad_(False)
 
 
-def read_sizes(video: Path) -> MultiviewConfig:
+def read_sizes(video: Path, size: int = OUROBOROS3D.size) -> MultiviewConfig:
     """The published generator's config, with what a video model's folder says of its own networks.
 
     The heads above all: with another number of them the weights fit as well, and draw something else.
@@ -111,7 +114,6 @@ def read_sizes(video: Path) -> MultiviewConfig:
     unet = _read(video / "unet" / "config.json", _UNetSizes)
     vae = _read(video / "vae" / "config.json", _VAESizes)
     noise = _read(video / "scheduler" / "scheduler_config.json", _Noise)
-    encoder = _object(video / "image_encoder" / "config.json")
     if (unet.in_channels, unet.out_channels) != (2 * vae.latent_channels, vae.latent_channels):
         why = (
             f"it takes {unet.in_channels} channels and gives {unet.out_channels}, for {vae.latent_channels} of a latent"
@@ -120,6 +122,7 @@ def read_sizes(video: Path) -> MultiviewConfig:
     try:
         return dataclasses.replace(
             OUROBOROS3D,
+            size=size,
             factor=1 << (len(vae.block_out_channels) - 1),
             latent_channels=vae.latent_channels,
             scaling_factor=vae.scaling_factor,
@@ -128,7 +131,6 @@ def read_sizes(video: Path) -> MultiviewConfig:
             layers=unet.layers_per_block,
             context=unet.cross_attention_dim,
             time_id_width=unet.addition_time_embed_dim,
-            image_encoder=ImageEncoderConfig(size=int(encoder.get("image_size", OUROBOROS3D.image_encoder.size))),
             sigma_min=noise.sigma_min,
             sigma_max=noise.sigma_max,
         )
