@@ -44,6 +44,7 @@ STORED: dict[str, tuple[str, ...]] = {
     "loftr": ("loftr.safetensors",),
     "sam": ("config.json", "model.safetensors", "preprocessor_config.json"),
     "xunet": ("xunet.safetensors",),
+    "lgm": ("lgm.safetensors",),
     "ouroboros3d": ("mv_model_unet.safetensors", "recon_model.safetensors"),
     "pipeline": (
         "model_index.json",
@@ -78,6 +79,7 @@ class WeightsEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         shipped: it is part of this package.
         pose: meaning of the fourth entry of a Zero123's pose: the difference of the distances, or the polar angle of
             the input (Stable Zero123).
+        rotation: what an LGM's quaternions are normalised over, see its config.
         sha256: file name -> hex digest, as far as known.
         size_gb: of the download; None where it is not known.
         licence: SPDX id or the licence's own name; "" where the source states none.
@@ -89,11 +91,12 @@ class WeightsEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+$")]
     title: str
     pipeline: str
-    layout: Literal["shipped", "zero123", "sparseneus", "loftr", "sam", "xunet", "ouroboros3d", "pipeline"]
+    layout: Literal["shipped", "zero123", "sparseneus", "loftr", "sam", "xunet", "lgm", "ouroboros3d", "pipeline"]
     files: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     source: str = ""
     shipped: bool = False
     pose: Literal["relative", "absolute_polar"] = "relative"
+    rotation: Literal["each", "all"] = "each"
     sha256: dict[str, Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]] = {}
     licence: str
     commercial: Literal["yes", "no", "conditions", "unknown"]

@@ -438,9 +438,36 @@ def test_ouroboros_keeps_its_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     folder = imported("ouroboros3d", source)
     kept = stored(folder / "recon_model.safetensors")
     assert torch.equal(kept["conv.bias"], samples.fill("conv.bias", (14,)).half())
+    assert store.read_config(folder / "recon_model.safetensors")["rotation"] == "all"
     (source / "recon_model.pth").unlink()
     with pytest.raises(TurnaroundError, match=r"recon_model\.pth"):
         import_from(store.find_entry("ouroboros3d"), source)
+
+
+def test_an_lgm_keeps_the_rotations_of_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from safetensors.torch import save_file
+
+    from backend.reconstructors.lgm import config
+    from backend.reconstructors.lgm.network import LGM
+    from backend.reconstructors.lgm.reconstructor import LGMReconstructor
+    from backend.weights.layouts import lgm
+
+    assert len(lgm.expected(tmp_path)["lgm.safetensors"]) == 376
+    widths = {"down_channels": (32, 32), "down_attention": (False, True), "up_channels": (32,), "up_attention": (True,)}
+    small = replace(config.PUBLISHED_LGM_FIXED, input_size=16, **widths)
+    monkeypatch.setattr(config, "PUBLISHED_LGM_FIXED", small)
+    state = samples.filled(samples.shapes(lambda: LGM(small)))
+    for name, file, rotation in (("lgm", "model_fp16_fixrot", "each"), ("lgm-first", "model_fp16", "all")):
+        path = tmp_path / f"{file}.safetensors"
+        save_file({key: tensor.half() for key, tensor in state.items()}, path)
+        read = LGMReconstructor(imported(name, path) / "lgm.safetensors")
+        assert read.config == replace(small, rotation=rotation)
+        assert all(torch.equal(tensor, state[key].half().float()) for key, tensor in read.network.state_dict().items())
+    save_file({key: tensor for key, tensor in state.items() if "qkv" not in key}, path)
+    with pytest.raises(TurnaroundError, match="qkv"):
+        import_from(store.find_entry("lgm"), path)
 
 
 def test_a_text_to_image_pipeline_is_kept_in_half_precision(tmp_path: Path) -> None:

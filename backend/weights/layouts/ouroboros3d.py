@@ -1,11 +1,13 @@
 """Ouroboros3D: the multi-view U-Net and the reconstruction network, two plain state dicts whose keys are kept.
 
-What they hold is listed in `manifests`.
+What they hold is listed in `manifests`. The reconstruction network's config goes into its file's metadata; the U-Net's
+sizes are those of the video model that it stands in.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from backend.weights.layouts import Fraction
@@ -18,11 +20,15 @@ MANIFESTS = Path(__file__).parent / "manifests"
 
 def convert(source: Path, folder: Path, entry: WeightsEntry, report: Fraction) -> None:
     """See `Layout.convert`; `source` is the folder with both files."""
+    from backend.reconstructors.lgm.config import OUROBOROS3D
+
+    config = {"config": json.dumps(asdict(OUROBOROS3D), sort_keys=True)}
     parts = []
     for file, shapes in expected(folder).items():
         stem = Path(file).stem
         tensors = state_dict(read_state(the_file(source, f"{stem}.pth", f"{stem}.safetensors")), "state_dict")
-        parts.append(Part(stem, file, tensors, shapes, half=True))
+        metadata = config if stem == "recon_model" else {}
+        parts.append(Part(stem, file, tensors, shapes, half=True, metadata=metadata))
     write_parts(parts, folder, report)
 
 
