@@ -103,8 +103,9 @@ def paint(
         mesh: its colours are not looked at.
         picture: the framed input, uint8 [S, S, 4], any size.
         camera: of the input.
-        views: drawn views; None or empty leaves the input's colours to spread.
-        blend: gives the colours where drawn views see, in place of their weighted mean.
+        views: drawn views; None or empty leaves the input's colours to spread, unless there is a blend.
+        blend: gives the colours where drawn views see, in place of their weighted mean; with None for views, wherever
+            the input does not see.
         trust: how far a vertex keeps the colour that drawn views give it; the rest is its surroundings', which takes
             off noise.
     """
@@ -120,6 +121,8 @@ def paint(
             sharp = drawn.weight**2  # the view that looks straight at a place knows it best
             total += drawn.rgb * sharp[:, None]
             known += sharp
+    elif blend is not None:
+        known += 1
     others = total / np.maximum(known, 1e-6)[:, None]
     if blend is not None:
         hidden = (first.weight < 1) & (known > 0)

@@ -99,7 +99,7 @@ def finish(
     field: Field,
     picture: NDArray[np.uint8],
     camera: Camera,
-    views: ViewSet,
+    views: ViewSet | None,
     blend: Blend | None,
     *,
     settings: Settings,
@@ -114,7 +114,7 @@ def finish(
         field: the shape.
         picture: framed.
         camera: its camera.
-        views: the drawn views that see the rest.
+        views: the drawn views that see the rest; None where the blend knows all of it.
         blend: see `paint`; a part of no key, as it follows from the views and the field.
         settings: resolution and target faces.
         stages: the job's.
@@ -135,8 +135,8 @@ def finish(
         field=field.arrays(),
         picture=picture,
         camera=camera,
-        views=views.images,
-        cameras=views.cameras,
+        views=None if views is None else views.images,
+        cameras=None if views is None else views.cameras,
         resolution=settings.resolution,
         target_faces=settings.target_faces,
         smoothing=smoothing,

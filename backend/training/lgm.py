@@ -30,7 +30,7 @@ class Judged:
     parts: dict[str, Tensor]
 
 
-def reconstruct(network: nn.Module, batch: OrbitBatch, pictures: Tensor, timestep: Tensor | None = None) -> Gaussians:
+def reconstruct(network: LGM, batch: OrbitBatch, pictures: Tensor, timestep: Tensor | None = None) -> Gaussians:
     """Gaussians of an orbit's pictures [B, F, 3, S, S] in 0..1, true or drawn, in the frame of the first camera."""
     frames = pictures.shape[1]
     config = network.config

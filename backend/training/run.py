@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from backend.generators.multiview_svd.config import TINY as MULTIVIEW
@@ -20,7 +21,7 @@ from backend.training.loop import LoopConfig
 from backend.training.loop import train as run_loop
 from backend.training.orbits import OrbitTensors, mirrorable
 from backend.training.published import NAME as PUBLISHED
-from backend.weights.store import load_into, tiny_path
+from backend.weights.store import load_into, save_weights, tiny_path
 from protocol.errors import TurnaroundError
 
 ZERO123 = "zero123"
@@ -219,4 +220,15 @@ def train(
         config,
         log=log,
     )
+    if name == "ouroboros3d":
+        return split(weights, config)
     return weights
+
+
+def split(weights: Path, config: Any) -> Path:
+    """Writes the two networks of Ouroboros3D, which are trained together, to a file each; returns their folder."""
+    tensors = load_file(weights)
+    for part, file in (("generator", "multiview"), ("reconstructor", "lgm")):
+        own = {key.removeprefix(f"{part}."): t for key, t in tensors.items() if key.startswith(f"{part}.")}
+        save_weights(weights.with_name(f"{file}.safetensors"), own, asdict(getattr(config, part)))
+    return weights.parent
