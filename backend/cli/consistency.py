@@ -96,5 +96,16 @@ def evaluate_consistency(
 def measures(seed: int, device: str) -> Measures:
     """What can be measured with the weights that are installed; a word about what cannot."""
     from backend.evaluation.consistency_methods import Measures
+    from backend.evaluation.fid import FidDistance, installed_fid
+    from backend.evaluation.lpips import LpipsDistance, installed_lpips
 
-    return Measures(seed=seed, device=device)
+    lpips, fid = installed_lpips(), installed_fid()
+    for path, title, name in ((lpips, "LPIPS", "lpips-alex"), (fid, "FID", "fid-inception")):
+        if path is None:
+            error_console().print(f"{title} is left out: its weights are not installed (turnaround models, {name}).")
+    return Measures(
+        distance=None if lpips is None else LpipsDistance(lpips, device),
+        set_distance=None if fid is None else FidDistance(fid, device),
+        seed=seed,
+        device=device,
+    )

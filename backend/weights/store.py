@@ -44,6 +44,8 @@ STORED: dict[str, tuple[str, ...]] = {
     "loftr": ("loftr.safetensors",),
     "sam": ("config.json", "model.safetensors", "preprocessor_config.json"),
     "xunet": ("xunet.safetensors",),
+    "lpips": ("lpips.safetensors",),
+    "inception": ("inception.safetensors",),
     "lgm": ("lgm.safetensors",),
     "ouroboros3d": ("mv_model_unet.safetensors", "recon_model.safetensors"),
     "pipeline": (
@@ -91,7 +93,19 @@ class WeightsEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+$")]
     title: str
     pipeline: str
-    layout: Literal["shipped", "zero123", "sparseneus", "loftr", "sam", "xunet", "lgm", "ouroboros3d", "pipeline"]
+    layout: Literal[
+        "shipped",
+        "zero123",
+        "sparseneus",
+        "loftr",
+        "sam",
+        "xunet",
+        "lgm",
+        "ouroboros3d",
+        "pipeline",
+        "lpips",
+        "inception",
+    ]
     files: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     source: str = ""
     shipped: bool = False
