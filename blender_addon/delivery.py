@@ -88,9 +88,9 @@ def show_preview(job: Job, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 def _show_cutout(job: Job, cutout: NDArray[np.uint8], framing: Framing, notes: tuple[str, ...]) -> None:
     """Shows what was cut out of the job's picture, in its thumbnail and over it in Image Editors."""
-    name = job.wish.picture
-    thumbnails.show(name, thumbnails.compose(job.picture, cutout, framing))
-    cutouts.keep(name, cutouts.Cutout(cutout[..., 3].copy(), framing, job.wish.size, notes))
+    name, matte = job.wish.picture, cutout[..., 3].copy()
+    thumbnails.show(name, thumbnails.compose(job.picture, matte, framing))
+    cutouts.keep(name, cutouts.Cutout(matte, framing, job.wish.size, notes))
     screen.redraw_pictures()
 
 

@@ -92,12 +92,14 @@ def choose(name: EngineName = "auto", *, sam: Path | None = None, device: str = 
         device: torch device.
 
     Raises:
-        TurnaroundError: `matting.missing`, the engine that was asked for is not installed.
+        TurnaroundError: `weights.matting` or `matting.missing`, the engine that was asked for is not installed.
     """
     if name == "sam" and sam is None:
-        raise _missing("Segment Anything is not installed.", "Install it with: turnaround models install sam-vit-huge")
+        hint = "Install it with: turnaround models install sam-vit-huge"
+        raise TurnaroundError("weights.matting", "Segment Anything is not installed.", hint, field="matting")
     if name == "rembg" and not _has_rembg():
-        raise _missing("rembg is not installed.", 'Install it with: pip install "rembg[cpu]"')
+        hint = 'Install it with: pip install "rembg[cpu]"'
+        raise TurnaroundError("matting.missing", "rembg is not installed.", hint, field="matting")
     if sam is not None and name in ("auto", "sam"):
         from backend.preparation.sam import Sam  # torch and transformers are imported when they are needed
 
@@ -123,7 +125,3 @@ def _rembg_weights() -> Path:
     """Where rembg keeps its weights: it would download them, which nobody has asked for if the engine is "auto"."""
     home = os.environ.get("U2NET_HOME") or str(Path(os.environ.get("XDG_DATA_HOME", "~")) / ".u2net")
     return Path(home).expanduser() / f"{REMBG_MODEL}.onnx"
-
-
-def _missing(sentence: str, hint: str) -> TurnaroundError:
-    return TurnaroundError("matting.missing", sentence, hint, field="matting")

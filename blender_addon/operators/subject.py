@@ -9,7 +9,7 @@ from bpy.props import BoolProperty, FloatVectorProperty
 
 from .. import jobs, overlay, screen, session
 from ..protocol.errors import TurnaroundError
-from ..scene import cutouts, subjects
+from ..scene import cutouts, subjects, thumbnails
 
 SHORTEST_DRAG = 4.0
 """Pixels; less is a click, and no box."""
@@ -241,12 +241,15 @@ class TURNAROUND_OT_edit_cutout(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Makes it, chooses it as the picture, and opens it where one can paint."""
         image = jobs.picture_of(context)
+        cutout = cutouts.known(image.name)
         try:
-            copy = cutouts.paintable(image, cutouts.known(image.name))
+            copy = cutouts.paintable(image, cutout)
+            thumbnail = thumbnails.compose(cutouts.read(copy)[0], cutout.alpha, cutout.framing)
         except TurnaroundError as error:
             session.current().fail(error)
             return {"CANCELLED"}
         context.scene.turnaround.picture = copy
+        thumbnails.show(copy.name, thumbnail)  # Blender's own would show the colours of what is clear
         if context.area is not None:  # none in a script without a window
             space = screen.show_picture(context, copy).spaces.active
             space.mode, space.show_region_ui = "PAINT", True

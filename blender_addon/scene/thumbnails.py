@@ -15,12 +15,12 @@ DIMMED = 0.3
 _previews: bpy.utils.previews.ImagePreviewCollection | None = None
 
 
-def compose(picture: NDArray[np.uint8], cutout: NDArray[np.uint8], framing: Framing) -> NDArray[np.float32]:
-    """The thumbnail, float32 [SIDE, SIDE, 4] 0..1, top row first.
+def compose(picture: NDArray[np.uint8], matte: NDArray[np.uint8], framing: Framing) -> NDArray[np.float32]:
+    """The thumbnail, float32 [SIDE, SIDE, 4] 0..1, premultiplied, top row first.
 
     Args:
         picture: uint8 [H, W, 4].
-        cutout: uint8 [S, S, 4], the framed square with the subject's alpha.
+        matte: uint8 [S, S], the subject's alpha in the framed square.
         framing: of the square in the picture, in pixels.
     """
     height, width = picture.shape[:2]
@@ -32,13 +32,13 @@ def compose(picture: NDArray[np.uint8], cutout: NDArray[np.uint8], framing: Fram
     shown = picture[rows[:, None], columns] / np.float32(255.0)
     shown[..., 3] *= inside
 
-    side = len(cutout)
+    side = len(matte)
     down = np.floor(((ys - framing.center_y) / framing.side + 0.5) * side).astype(int)
     right = np.floor(((xs - framing.center_x) / framing.side + 0.5) * side).astype(int)
     framed = ((down >= 0) & (down < side))[:, None] & ((right >= 0) & (right < side))
-    alpha = cutout[np.clip(down, 0, side - 1)[:, None], np.clip(right, 0, side - 1), 3] / np.float32(255.0)
+    alpha = matte[np.clip(down, 0, side - 1)[:, None], np.clip(right, 0, side - 1)] / np.float32(255.0)
     subject = np.where(framed, alpha, np.float32(0.0))
-    shown[..., :3] *= (DIMMED + (1.0 - DIMMED) * subject)[..., None]
+    shown[..., :3] *= (DIMMED + (1.0 - DIMMED) * subject)[..., None] * shown[..., 3:]  # icons are drawn premultiplied
     return shown.astype(np.float32)
 
 

@@ -146,10 +146,10 @@ def test_nothing_under_the_prompt_is_told():
 
 def test_the_best_engine_that_is_there_is_chosen(sam_folder, monkeypatch, tmp_path):
     assert isinstance(choose(), GrabCut)
-    for name in ("sam", "rembg"):
+    for name, code in (("sam", "weights.matting"), ("rembg", "matting.missing")):
         with pytest.raises(TurnaroundError) as caught:
             choose(name)
-        assert (caught.value.code, caught.value.field) == ("matting.missing", "matting")
+        assert (caught.value.code, caught.value.field) == (code, "matting")
         assert "install" in caught.value.hint.lower()
     assert isinstance(choose("auto", sam=sam_folder), Sam)
     assert isinstance(choose("sam", sam=sam_folder), Sam)

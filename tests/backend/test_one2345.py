@@ -12,7 +12,7 @@ from backend.pipelines.one2345.guided import chosen_effort
 from backend.pipelines.one2345.pipeline import One2345
 from backend.pipelines.one2345.selection import MAX_VIEWS, view_cameras
 from backend.pipelines.registry import Output, Request
-from backend.pipelines.stage import CancelledError, Progress, StageCache, Update
+from backend.pipelines.stage import CancelledError, Preview, Progress, StageCache, Update
 from backend.preparation.framing import framed_camera
 from backend.preparation.picture import read_picture
 from protocol.errors import TurnaroundError
@@ -37,6 +37,27 @@ def run(
 ) -> list[Output]:
     request = Request(picture, settings)
     return list(pipeline.generate(request, device="cpu", cache=cache, progress=progress or Progress()))
+
+
+def test_what_is_wrong_is_told_with_the_cutout_before_anything_is_loaded(picture: np.ndarray) -> None:
+    class Told(Exception):
+        pass
+
+    def report(update: Update) -> None:
+        if update.preview is not None:
+            told.append(update.preview)
+            raise Told
+
+    told: list[Preview] = []
+    pipeline = One2345()
+    cut = picture[:, : picture.shape[1] // 2]
+    with pytest.raises(Told):
+        run(pipeline, cut, StageCache(), Settings(), Progress(report))
+    (preview,) = told
+    assert preview.notes == ("Touches the right border: the shape will be cut.",)
+    assert preview.cutout is not None
+    assert preview.framing is not None
+    assert pipeline._recipe is None
 
 
 def test_shape_and_colours_are_the_pictures(pipeline: One2345, picture: np.ndarray) -> None:
