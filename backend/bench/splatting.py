@@ -19,8 +19,8 @@ from torch import Tensor
 from backend.geometry.cameras import Camera
 from backend.geometry.gaussians.compositing import LEAST_TRANSMITTANCE
 from backend.geometry.gaussians.gaussians import Gaussians
-from backend.geometry.gaussians.projection import LEAST_ALPHA, Projected, project
-from backend.geometry.gaussians.render import Splatting, render
+from backend.geometry.gaussians.projection import LEAST_ALPHA, Projected, Splatting, project
+from backend.geometry.gaussians.render import render
 
 TARGETS = {
     "forward_seconds": ("<=", 0.5),

@@ -11,7 +11,8 @@ from torch import Tensor
 from backend.geometry.cameras import Camera, project
 from backend.geometry.gaussians import compositing, cuda
 from backend.geometry.gaussians.gaussians import WIDTHS, Gaussians
-from backend.geometry.gaussians.render import Rendered, Splatting, render
+from backend.geometry.gaussians.projection import Splatting
+from backend.geometry.gaussians.render import Rendered, render
 
 LGM = Splatting(alpha_cap=0.99, normalise=False)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from backend.geometry.gaussians.gaussians import Gaussians
-from backend.geometry.gaussians.render import Splatting
+from backend.geometry.gaussians.projection import Splatting
 
 
 def draw_on_cuda(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,23 @@ from backend.geometry.gaussians.gaussians import Gaussians
 
 LEAST_ALPHA = 1 / 255
 """What a splat adds to a pixel below this counts as nothing."""
+
+
+@dataclass(frozen=True)
+class Splatting:
+    """The ways in which rasterisers differ; the default is gsplat's. LGM's has alpha_cap 0.99 and normalise False.
+
+    Attributes:
+        alpha_cap: the most that one Gaussian covers of a pixel, below 1.
+        normalise: whether quaternions are brought to unit length first.
+        near: least depth of a centre that is drawn.
+        eps2d: low-pass filter, added to both variances in the picture, pixels^2.
+    """
+
+    alpha_cap: float = 0.999
+    normalise: bool = True
+    near: float = 0.01
+    eps2d: float = 0.3
 
 
 class Projected(NamedTuple):
@@ -35,10 +53,7 @@ def project(
     camera_from_world: Tensor,
     intrinsics: Tensor,
     size: int,
-    *,
-    normalise: bool = True,
-    near: float = 0.01,
-    eps2d: float = 0.3,
+    splatting: Splatting | None = None,
 ) -> Projected:
     """Projects Gaussians by the local affine approximation (EWA splatting, Zwicker et al. 2001, section 6.2.2).
 
@@ -49,13 +64,13 @@ def project(
         camera_from_world: rigid, [..., V, 4, 4], to OpenCV camera frames.
         intrinsics: [..., V, 3, 3] in pixels.
         size: side of the picture in pixels.
-        normalise: see `Gaussians.axes`.
-        near: least depth of a centre that is drawn.
-        eps2d: added to both variances in the picture, pixels^2.
+        splatting: gsplat's choices if left out.
     """
+    splatting = splatting or Splatting()
+    eps2d = splatting.eps2d
     rotation, translation = camera_from_world[..., :3, :3], camera_from_world[..., :3, 3]
     local = gaussians.means[..., None, :, :] @ rotation.mT + translation[..., None, :]  # [..., V, N, 3]
-    visible = local[..., 2] >= near
+    visible = local[..., 2] >= splatting.near
     x, y, z = torch.where(visible[..., None], local, local.new_tensor([0.0, 0.0, 1.0])).unbind(-1)
     fx, fy, cx, cy = (intrinsics[..., i, j, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
     centers = torch.stack([fx * x / z + cx, fy * y / z + cy], dim=-1)
@@ -66,7 +81,9 @@ def project(
     # rows of the affine map from the world to the picture, [..., V, N, 3], then what it makes of the Gaussian's axes
     to_u = (fx / z)[..., None] * (row_x - slope_x[..., None] * row_z)
     to_v = (fy / z)[..., None] * (row_y - slope_y[..., None] * row_z)
-    axis_x, axis_y, axis_z = gaussians.axes(normalise=normalise)[..., None, :, :, :].unbind(-2)  # each [..., 1, N, 3]
+    axis_x, axis_y, axis_z = gaussians.axes(normalise=splatting.normalise)[..., None, :, :, :].unbind(
+        -2
+    )  # each [..., 1, N, 3]
     u, v = (row[..., :1] * axis_x + row[..., 1:2] * axis_y + row[..., 2:] * axis_z for row in (to_u, to_v))
 
     uu, uv, vv = (u * u).sum(-1), (u * v).sum(-1), (v * v).sum(-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -10,24 +9,7 @@ from torch import Tensor
 
 from backend.geometry.gaussians.compositing import composite
 from backend.geometry.gaussians.gaussians import Gaussians
-from backend.geometry.gaussians.projection import project
-
-
-@dataclass(frozen=True)
-class Splatting:
-    """The ways in which rasterisers differ; the default is gsplat's. LGM's has alpha_cap 0.99 and normalise False.
-
-    Attributes:
-        alpha_cap: the most that one Gaussian covers of a pixel, below 1.
-        normalise: whether quaternions are brought to unit length first.
-        near: least depth of a centre that is drawn.
-        eps2d: low-pass filter, added to both variances in the picture, pixels^2.
-    """
-
-    alpha_cap: float = 0.999
-    normalise: bool = True
-    near: float = 0.01
-    eps2d: float = 0.3
+from backend.geometry.gaussians.projection import Splatting, project
 
 
 class Rendered(NamedTuple):
@@ -90,15 +72,7 @@ def draw_on_cpu(
     gaussians: Gaussians, camera_from_world: Tensor, intrinsics: Tensor, size: int, splatting: Splatting
 ) -> Tensor:
     """Weighted sums [..., V, size, size, 5] of colour, depth and 1."""
-    seen = project(
-        gaussians,
-        camera_from_world,
-        intrinsics,
-        size,
-        normalise=splatting.normalise,
-        near=splatting.near,
-        eps2d=splatting.eps2d,
-    )
+    seen = project(gaussians, camera_from_world, intrinsics, size, splatting)
     own = torch.cat([gaussians.opacities[..., None], gaussians.colors], dim=-1)[..., None, :, :]
     own = own.expand(*seen.depths.shape, 4)
     splats = torch.cat([seen.centers, seen.conics, own, seen.depths[..., None]], dim=-1)
