@@ -8,6 +8,7 @@ import json
 import pytest
 import reference_weights
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from goldens import DATA, Golden, full
 
 from backend.generators.multiview_svd.cameras import network_cameras
@@ -69,6 +70,8 @@ def test_the_network_and_its_cameras(source: str) -> None:
     arguments[1] = arguments[1].reshape(1)
     golden.close("mv_out_full", network(*arguments, cameras, maps)[0], 1e-4)
     golden.close("mv_out_nocond", network(*arguments, cameras)[0], 1e-4)
+    network.unet.set_attn_processor(AttnProcessor2_0())  # which is only faster where there is more to attend to
+    golden.close("mv_out_full", network(*arguments, cameras, maps)[0], 1e-4)
     assert not golden.unread
 
     # the halves of guidance share their cameras and their feedback
