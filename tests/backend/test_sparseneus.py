@@ -21,12 +21,14 @@ from backend.geometry.mesh import ViewSet
 from backend.geometry.meshing import extract_surface
 from backend.pipelines.stage import Progress
 from backend.reconstructors.sparseneus.adapter import network_images, unit_projections
+from backend.reconstructors.sparseneus.blending import BlendingNetwork
 from backend.reconstructors.sparseneus.config import PUBLISHED, TINY
 from backend.reconstructors.sparseneus.features import fuse
 from backend.reconstructors.sparseneus.frame import fitted_frame, frusta_frame, published_cameras
 from backend.reconstructors.sparseneus.network import SparseNeuS
 from backend.reconstructors.sparseneus.reconstructor import SdfField, SparseNeuSReconstructor
 from backend.reconstructors.sparseneus.sdf import lookup, smooth_lookup
+from backend.reconstructors.sparseneus.volume import gather_maps
 from backend.reconstructors.sparseneus.volume import project as project_units
 from backend.weights.store import save_weights
 from protocol.errors import TurnaroundError
@@ -243,3 +245,24 @@ def test_both_lookups_give_the_same_and_one_can_be_differentiated_twice() -> Non
     torch.testing.assert_close(smooth_lookup(volume, points), lookup(volume, points), atol=1e-5, rtol=0)
     inside = (points[:, 10:15] * 0.7).double().requires_grad_()
     torch.autograd.gradgradcheck(smooth_lookup, (volume.double().requires_grad_(), inside))
+
+
+def test_what_is_inferred_on_a_cpu_is_what_is_learned_from() -> None:
+    """Blending has quicker forms of its lookup, its layers and its ELU where nothing is learned."""
+    torch.manual_seed(0)
+    size, views, count = 9, 5, 200
+    images, fused = torch.rand(1, views, 3, size, size), torch.randn(1, views, PUBLISHED.fused_channels, size, size)
+    pixels = torch.rand(1, views, count, 2) * (size - 1)
+    pixels[0, :, :4] = torch.tensor([[0.0, 0], [size - 1, size - 1], [0, size - 1], [size - 1, 3.5]])
+    seen = torch.rand(1, views, count) < 0.8
+    pixels[~seen] = torch.where(torch.rand(int((~seen).sum()), 1) < 0.5, 1e9, -3.0)
+    gathered = gather_maps((images, fused), pixels, seen)
+    assert not gathered[1][~seen].any()
+    network = BlendingNetwork(PUBLISHED)
+    geometry, rays = torch.randn(1, count, PUBLISHED.regularizer_channels[0]), torch.rand(1, views, count, 4) * 2 - 1
+    learned = network(geometry, *gathered, rays, seen[..., None].float())
+    with torch.inference_mode():
+        quick = gather_maps((images, fused), pixels, seen)
+        inferred = network(geometry, *quick, rays, seen[..., None].float())
+    for ours, theirs in zip((*quick, inferred), (*gathered, learned), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -9,6 +10,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.reconstructors.sparseneus.config import SparseNeuSConfig
+
+LOG2_E = math.log2(math.e)
+
+
+class Layer(nn.Linear):
+    """A linear layer over [B, V, P, inputs]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, V, P, inputs] -> [B, V, P, outputs]."""
+        return _linear(x, self.weight, self.bias)
+
+
+class Elu(nn.Module):
+    """ELU; what it is given is overwritten."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        if not _is_inferred_on_cpu(x) or x.dtype != torch.float32:
+            return F.elu(x, inplace=True)
+        # twice as fast as torch's own, which takes the slower expm1: below 0, where they differ, by less than 1e-7
+        below = x.clamp(max=0).mul_(LOG2_E).exp2_().sub_(1)
+        return torch.maximum(x, below, out=x)
 
 
 class BlendingNetwork(nn.Module):
@@ -18,12 +41,12 @@ class BlendingNetwork(nn.Module):
         super().__init__()
         geometry, features = config.regularizer_channels[0], config.fused_channels + 3
         self.s = nn.Parameter(torch.tensor(0.2))
-        elu = nn.ELU(inplace=True)
-        self.ray_dir_fc = nn.Sequential(nn.Linear(4, 16), elu, nn.Linear(16, features), elu)
-        self.base_fc = nn.Sequential(nn.Linear(geometry + 3 * features, 64), elu, nn.Linear(64, 32), elu)
-        self.vis_fc = nn.Sequential(nn.Linear(32, 32), elu, nn.Linear(32, 33), elu)
-        self.vis_fc2 = nn.Sequential(nn.Linear(32, 32), elu, nn.Linear(32, 1), nn.Sigmoid())
-        self.rgb_fc = nn.Sequential(nn.Linear(37, 16), elu, nn.Linear(16, 8), elu, nn.Linear(8, 1))
+        elu = Elu()
+        self.ray_dir_fc = nn.Sequential(Layer(4, 16), elu, Layer(16, features), elu)
+        self.base_fc = nn.Sequential(Layer(geometry + 3 * features, 64), elu, Layer(64, 32), elu)
+        self.vis_fc = nn.Sequential(Layer(32, 32), elu, Layer(32, 33), elu)
+        self.vis_fc2 = nn.Sequential(Layer(32, 32), elu, Layer(32, 1), nn.Sigmoid())
+        self.rgb_fc = nn.Sequential(Layer(37, 16), elu, Layer(16, 8), elu, Layer(8, 1))
 
     def forward(self, geometry: Tensor, colors: Tensor, features: Tensor, rays: Tensor, mask: Tensor) -> Tensor:
         """Blended colours [B, P, 3] in 0..1.
@@ -35,7 +58,7 @@ class BlendingNetwork(nn.Module):
             rays: `ray_difference`, [B, V, P, 4].
             mask: whether a view sees the point, [B, V, P, 1].
         """
-        f = torch.cat([colors, features], dim=-1) + self.ray_dir_fc(rays)
+        f = torch.cat([colors, features], dim=-1).add_(self.ray_dir_fc(rays))
         weight = torch.exp(self.s.abs() * (rays[..., 3:] - 1))
         weight = (weight - weight.amin(dim=1, keepdim=True)) * mask
         weight = weight / (weight.sum(dim=1, keepdim=True) + 1e-8)
@@ -53,7 +76,19 @@ class BlendingNetwork(nn.Module):
         """`base_fc`'s first layer of what all views share, [B, 1, P, S], and each its own, [B, V, P, F], joined."""
         layer = cast(nn.Linear, self.base_fc[0])
         of_shared, of_each = layer.weight.split([shared.shape[-1], each.shape[-1]], dim=1)
-        return F.linear(shared, of_shared, layer.bias) + F.linear(each, of_each)
+        return _linear(each, of_each) + F.linear(shared, of_shared, layer.bias)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear layer of [B, V, P, inputs], on a CPU as a 1x1 convolution: oneDNN's, twice as fast as the BLAS's."""
+    if not _is_inferred_on_cpu(x):
+        return F.linear(x, weight, bias)
+    pictures = x.flatten(0, 1)[:, None].permute(0, 3, 1, 2)  # one row of points each, channels last
+    return F.conv2d(pictures, weight[:, :, None, None], bias).permute(0, 2, 3, 1).view(*x.shape[:3], -1)
+
+
+def _is_inferred_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def ray_difference(points: Tensor, normals: Tensor, centers: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from backend.reconstructors.sparseneus.blending import BlendingNetwork, ray_diff
 from backend.reconstructors.sparseneus.config import SparseNeuSConfig
 from backend.reconstructors.sparseneus.features import ConvUnit, FeatureNet, fuse
 from backend.reconstructors.sparseneus.sdf import LatentSdf, lookup
-from backend.reconstructors.sparseneus.volume import SparseCostRegNet, cost_volume, in_view, project, sample_maps
+from backend.reconstructors.sparseneus.volume import SparseCostRegNet, cost_volume, gather_maps, in_view, project
 
 
 @dataclass
@@ -124,17 +124,16 @@ class SparseNeuS(nn.Module):
 
     def visible(self, points: Tensor, conditional: Conditional) -> Tensor:
         """Whether views see active points: [B, V, P] of points [B, P, 3]."""
-        grid = points.flip(-1)[:, :, None, None, :]
-        active = F.grid_sample(conditional.mask, grid, align_corners=True)[:, 0, :, 0, 0] > 0
-        return self._seen(points, conditional.sources)[1] & active[:, None]
+        return self._seen(points, conditional.sources)[1] & _active(points, conditional)
 
-    def sample(self, points: Tensor, sources: Sources) -> tuple[Tensor, Tensor]:
-        """The views' colours [B, V, P, 3] and features [B, V, P, F] where they see points [B, P, 3]; else zeros."""
+    def sample(self, points: Tensor, sources: Sources) -> tuple[Tensor, Tensor, Tensor]:
+        """The views' colours [B, V, P, 3] and features [B, V, P, F] at points [B, P, 3], and which see them [B, V, P].
+
+        Where a view does not see a point, its colour and features are zeros.
+        """
         pixels, seen = self._seen(points, sources)
-        pixels = torch.where(seen[..., None], pixels, -1e4)  # half a pixel outside is outside
-        colors = sample_maps(sources.images, pixels)
-        features = sample_maps(sources.fused.to(sources.images.dtype), pixels)
-        return colors.transpose(2, 3).contiguous(), features.transpose(2, 3).contiguous()
+        colors, features = gather_maps((sources.images, sources.fused), pixels, seen)
+        return colors, features, seen
 
     def colors(self, points: Tensor, normals: Tensor, conditional: Conditional) -> Tensor:
         """Colours [B, P, 3] in 0..1 of points [B, P, 3].
@@ -144,15 +143,21 @@ class SparseNeuS(nn.Module):
             normals: outward unit normals of surface points, or unit directions to the camera that is rendered.
             conditional: the volume and its sources.
         """
-        colors, features = self.sample(points, conditional.sources)
+        colors, features, seen = self.sample(points, conditional.sources)
         rays = ray_difference(points, normals, conditional.sources.centers)
-        mask = self.visible(points, conditional)[..., None].float()
+        mask = (seen & _active(points, conditional))[..., None].float()
         return self.rendering_network_lod0(lookup(conditional.volume, points), colors, features, rays, mask)
 
     def _seen(self, points: Tensor, sources: Sources) -> tuple[Tensor, Tensor]:
         """Pixels [B, V, P, 2] of points [B, P, 3] and whether they lie within the pictures."""
         pixels, depth = project(points, sources.image_from_unit)
         return pixels, in_view(pixels, depth, sources.images.shape[-1])
+
+
+def _active(points: Tensor, conditional: Conditional) -> Tensor:
+    """Whether points [B, P, 3] touch the active part of the volume: [B, 1, P]."""
+    grid = points.flip(-1)[:, :, None, None, :]
+    return F.grid_sample(conditional.mask, grid, align_corners=True)[:, :, :, 0, 0] > 0
 
 
 def rgb_on_white(images: Tensor) -> Tensor:

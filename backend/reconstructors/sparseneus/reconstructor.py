@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ F32 = NDArray[np.float32]
 DISTANCE_CHUNK = {"cpu": 1 << 13}
 """Points whose distances are computed at once; on a CPU few enough that what lies between the layers stays cached."""
 
-BLEND_CHUNK = {"cpu": 1 << 13}
+BLEND_CHUNK = {"cpu": 1 << 14}
 """The same for colours, counted in points times views."""
 
 LARGE_CHUNK = 1 << 19
@@ -154,8 +154,12 @@ class SparseNeuSReconstructor:
             points: [N, 3] in the object frame.
             normals: unit [N, 3], outward.
         """
-        conditional = Conditional(field.volume, field.mask, self.look(views, field.frame))
-        step = BLEND_CHUNK.get(self.device.type, LARGE_CHUNK) // conditional.sources.centers.shape[1]
+        if not len(points):
+            return np.empty((0, 3), np.float32)
+        sources = self.look(views, field.frame)
+        sources = replace(sources, fused=sources.fused.float())  # here once, and not again for every chunk
+        conditional = Conditional(field.volume, field.mask, sources)
+        step = BLEND_CHUNK.get(self.device.type, LARGE_CHUNK) // sources.centers.shape[1]
         positions = torch.from_numpy(field.frame.to_unit(points)).to(self.device).split(step)
         outward = torch.from_numpy(field.frame.directions_to_unit(normals)).to(self.device).split(step)
         with torch.inference_mode(), self._autocast():
