@@ -48,6 +48,14 @@ STORED: dict[str, tuple[str, ...]] = {
     "inception": ("inception.safetensors",),
     "lgm": ("lgm.safetensors",),
     "ouroboros3d": ("mv_model_unet.safetensors", "recon_model.safetensors"),
+    "video": (
+        "unet/config.json",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "image_encoder/config.json",
+        "image_encoder/model.safetensors",
+        "scheduler/scheduler_config.json",
+    ),
     "pipeline": (
         "model_index.json",
         "unet/config.json",
@@ -102,6 +110,7 @@ class WeightsEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         "xunet",
         "lgm",
         "ouroboros3d",
+        "video",
         "pipeline",
         "lpips",
         "inception",

@@ -14,6 +14,8 @@ from video_fixture import SIZE, make_multiview_unet, make_video_model
 from backend.generators.multiview_svd.generator import MultiviewGenerator
 from backend.generators.multiview_svd.loading import load_published, read_sizes
 from backend.preparation.framing import framed_camera
+from backend.weights import store
+from backend.weights.install import import_from, verify
 from protocol.errors import TurnaroundError
 
 
@@ -133,3 +135,44 @@ def test_a_spoilt_file_is_refused(folder):
     assert refusal(folder).code == "weights.damaged"
     with pytest.raises(TurnaroundError):
         read_sizes(folder / "nowhere")
+
+
+# ------------------------------------------------------------------------------------------------- installing it
+
+
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+def test_the_video_model_is_kept_without_its_own_unet(folder, variant, tmp_path, monkeypatch):
+    monkeypatch.setenv("TURNAROUND_WEIGHTS", str(tmp_path / "weights"))
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"nine gigabytes")
+    for name in ("vae/diffusion_pytorch_model", "image_encoder/model"):
+        (folder / f"{name}.safetensors").rename(folder / f"{name}{variant}.safetensors")
+    entry = store.find_entry("stable-video-diffusion")
+    import_from(entry, folder)
+    verify(entry)
+    place = store.weights_folder(entry)
+    assert store.is_present(entry)
+    assert [path.name for path in (place / "unet").iterdir()] == ["config.json"]
+    assert {str(t.dtype) for t in load_file(place / "vae" / "diffusion_pytorch_model.safetensors").values()} == {
+        "torch.float16"
+    }
+    model = load_published(place, folder / "mv_model_unet.safetensors", size=SIZE)
+    assert model.config == read_sizes(folder, SIZE)
+    for name, tensor in load_file(folder / "vae" / f"diffusion_pytorch_model{variant}.safetensors").items():
+        assert torch.equal(model.vae.vae.state_dict()[name], tensor.half().float()), name
+
+
+def test_another_video_model_is_not_installed(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("TURNAROUND_WEIGHTS", str(tmp_path / "weights"))
+    entry = store.find_entry("stable-video-diffusion")
+    path = folder / "image_encoder" / "model.safetensors"
+    path.rename(folder / "elsewhere.safetensors")
+    with pytest.raises(TurnaroundError, match="no weights in image_encoder"):
+        import_from(entry, folder)
+    (folder / "elsewhere.safetensors").rename(path)
+    edit(folder / "image_encoder" / "config.json", hidden_size=48)
+    with pytest.raises(TurnaroundError, match="the image encoder does not fit"):
+        import_from(entry, folder)
+    edit(folder / "scheduler" / "scheduler_config.json", timestep_type="discrete")
+    with pytest.raises(TurnaroundError, match="is not Stable Video Diffusion's"):
+        import_from(entry, folder)
+    assert not store.is_present(entry)

@@ -164,7 +164,7 @@ def _object(path: Path) -> dict[str, Any]:
         raise TurnaroundError(
             "weights.missing",
             f"Stable Video Diffusion's {path.parent.name}/{path.name} is not there.",
-            "Ouroboros3D needs that model's vae, image_encoder and scheduler, and its unet/config.json.",
+            'Ouroboros3D draws with parts of that model: use "turnaround models install stable-video-diffusion".',
             details=str(path),
         )
     return read_json(path)

@@ -18,7 +18,7 @@ from .config import MultiviewConfig
 from .plucker import PluckerEmbedding, encode_plucker
 
 FEW_TOKENS = 256
-"""Up to so many pixels of a latent, attention is computed in plain products, which saves an eighth of the time there."""
+"""Up to so many pixels of a latent, attention is computed in plain products, which saves an eighth of the time."""
 
 
 class Cameras(NamedTuple):
@@ -52,7 +52,7 @@ class MultiviewUNet(nn.Module):
         super().__init__()
         self.config = config
         channels, last = config.channels, config.levels - 1
-        self.unet: Any = UNetSpatioTemporalConditionModel(
+        unet: Any = UNetSpatioTemporalConditionModel(
             sample_size=config.latent_size,
             in_channels=2 * config.latent_channels,
             out_channels=config.latent_channels,
@@ -67,7 +67,8 @@ class MultiviewUNet(nn.Module):
             num_frames=config.frames,
         )
         if config.latent_size**2 <= FEW_TOKENS:
-            self.unet.set_default_attn_processor()
+            unet.set_default_attn_processor()
+        self.unet = unet
         self.cond_encoder = nn.ModuleList(Adapter(config.factor, channels, config.adapter_layers) for _ in Maps._fields)
         into_up = (channels[last], *channels[:0:-1])
         self.down_plucker = nn.ModuleList(
