@@ -11,7 +11,7 @@ import contextlib
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -47,6 +47,7 @@ from .messages import (
     Welcome,
 )
 from .probe import Probe
+from .validation import extra_names
 
 BUDGET = 0.008
 """Seconds that a `poll` may take, half of what Blender's main thread is allowed."""
@@ -105,6 +106,7 @@ class Client:
         *,
         matte: NDArray[Any] | None = None,
         picture_of: str | None = None,
+        extra_pictures: Sequence[NDArray[Any]] = (),
         label: str = "",
     ) -> str:
         """Asks for meshes; returns the request id. May be called before the connection stands.
@@ -115,9 +117,11 @@ class Client:
             picture: uint8 [H, W, 4], straight-alpha sRGB, top row first; must stay unchanged.
             matte: uint8 [H, W].
             picture_of: job whose picture is meant instead.
+            extra_pictures: as `picture`, one for each of `settings.extra_pictures`.
             label: for lists of jobs.
         """
         arrays = {name: a for name, a in (("picture", picture), ("matte", matte)) if a is not None}
+        arrays |= dict(zip(extra_names(settings), extra_pictures, strict=True))
         request = uuid.uuid4().hex
         message = Submit(
             request=request, pipeline=pipeline, settings=settings, label=label[:4096], picture_of=picture_of

@@ -19,6 +19,9 @@ PROTOCOL_VERSION = 2
 MAX_PICTURE_SIDE = 16_384
 """Longest side of a submitted picture, in pixels."""
 
+MAX_EXTRA_PICTURES = 4
+"""Pictures that may be sent beside the first."""
+
 SINGLE_OBJECT = "a single object, centred, plain white background"
 """What is added to a prompt, unless that is not wanted: pictures that a mesh can be made from."""
 
@@ -65,6 +68,15 @@ class SubjectPoint(Struct, frozen=True, kw_only=True):
     subject: bool = True
 
 
+class Direction(Struct, frozen=True, kw_only=True):
+    """From where a further picture was taken or a view is wanted, about the object, in degrees."""
+
+    azimuth_deg: Annotated[float, Meta(ge=-360.0, le=360.0)]
+    """From the picture's camera; positive moves the camera to its right, counter-clockwise seen from above."""
+    elevation_deg: Elevation | None = None
+    """Above the horizon; None is the picture's own."""
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """What an artist can ask of a job; the same for every pipeline. `options` holds the pipeline's own settings."""
 
@@ -84,6 +96,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     subject_box: tuple[PictureCoordinate, PictureCoordinate, PictureCoordinate, PictureCoordinate] | None = None
     """Left, top, right and bottom of the subject, in pixels of the picture."""
     subject_points: Annotated[tuple[SubjectPoint, ...], Meta(max_length=64)] = ()
+    extra_pictures: Annotated[tuple[Direction, ...], Meta(max_length=MAX_EXTRA_PICTURES)] = ()
+    """Where further pictures of the subject were taken from, for pipelines that take several; in the order in which
+    they are sent."""
+    look_from: Annotated[tuple[Direction, ...], Meta(max_length=64)] = ()
+    """Views that are wanted instead of a mesh, from pipelines that draw any; the result has them, and an empty mesh."""
     options: Annotated[dict[Name, Option], Meta(max_length=64)] = {}
 
 
@@ -110,6 +127,10 @@ class PipelineInfo(Struct, frozen=True, kw_only=True):
     """False when its weights are missing; `hint` says what to do."""
     hint: Text = ""
     licence: Text = ""
+    several_pictures: bool = False
+    """Whether it takes `Settings.extra_pictures`."""
+    novel_views: bool = False
+    """Whether it draws the views of `Settings.look_from`."""
 
 
 class PainterInfo(Struct, frozen=True, kw_only=True):
@@ -227,7 +248,8 @@ class Submit(Message, tag="submit", frozen=True, kw_only=True):
     """Asks for meshes from a picture.
 
     Arrays: `picture`, uint8 [H, W, 4]; left out when `picture_of` names an earlier job whose picture is meant, the
-    one that it was sent to or that drew it. An optional `matte`, uint8 [H, W], replaces background removal.
+    one that it was sent to or that drew it. An optional `matte`, uint8 [H, W], replaces background removal. `extra_0`,
+    `extra_1`, ..., uint8 [H, W, 4], are the pictures that `settings.extra_pictures` tells the directions of.
     """
 
     request: JobId

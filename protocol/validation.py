@@ -29,6 +29,8 @@ LABELS = {
     "matting": "Background Removal",
     "subject_box": "Subject Box",
     "subject_points": "Subject Points",
+    "extra_pictures": "Further Pictures",
+    "look_from": "Look From",
     "options": "Options",
     "pipeline": "Engine",
     "prompt": "Prompt",
@@ -81,7 +83,38 @@ def check_engine(name: str, settings: Settings, pipelines: Mapping[str, Pipeline
         raise TurnaroundError(
             "weights.missing", f"{pipeline.label} has no weights yet.", pipeline.hint, field="pipeline"
         )
+    if settings.extra_pictures and not pipeline.several_pictures:
+        raise TurnaroundError(
+            "pictures.several",
+            f"{pipeline.label} works from one picture.",
+            "Remove the further pictures, or choose an engine that takes several.",
+            field="extra_pictures",
+        )
+    if settings.look_from and not pipeline.novel_views:
+        raise TurnaroundError(
+            "views.novel",
+            f"{pipeline.label} makes meshes and no single views.",
+            "Choose an engine that draws views from anywhere.",
+            field="look_from",
+        )
     check_options(settings, pipeline)
+
+
+def extra_names(settings: Settings) -> tuple[str, ...]:
+    """Names of the arrays of `Settings.extra_pictures`."""
+    return tuple(f"extra_{number}" for number, _ in enumerate(settings.extra_pictures))
+
+
+def check_extras(settings: Settings, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Checks that each further picture is there and well formed.
+
+    Raises:
+        TurnaroundError: as `check_picture`, or `picture.missing`, with the array as the field.
+    """
+    for name in extra_names(settings):
+        if name not in arrays:
+            raise TurnaroundError("picture.missing", "A further picture was not sent.", field=name)
+        check_picture(arrays[name])
 
 
 def check_submit(message: Submit, arrays: Mapping[str, NDArray[Any]], pipelines: Mapping[str, PipelineInfo]) -> None:
@@ -96,7 +129,7 @@ def check_submit(message: Submit, arrays: Mapping[str, NDArray[Any]], pipelines:
         TurnaroundError: what is wrong, with the field.
     """
     check_engine(message.pipeline, message.settings, pipelines)
-    unknown = sorted(arrays.keys() - {"picture", "matte"})
+    unknown = sorted(arrays.keys() - {"picture", "matte", *extra_names(message.settings)})
     if unknown:
         raise TurnaroundError("picture.unknown", f'A job has no array "{unknown[0]}".', field=unknown[0])
     if ("picture" in arrays) == (message.picture_of is not None):
@@ -109,6 +142,7 @@ def check_submit(message: Submit, arrays: Mapping[str, NDArray[Any]], pipelines:
     if "picture" in arrays:
         check_picture(arrays["picture"], arrays.get("matte"))
         check_subject(message.settings, arrays["picture"])
+        check_extras(message.settings, arrays)
     elif "matte" in arrays:
         _check_matte(arrays["matte"])
 

@@ -16,6 +16,7 @@ from .imagine import imagine
 from .models import models
 from .serve import serve
 from .train import train
+from .views import views
 
 app = typer.Typer(
     name="turnaround",
@@ -42,6 +43,7 @@ def main(
 
 app.command()(generate)
 app.command()(imagine)
+app.command()(views)
 app.command()(serve)
 app.command()(train)
 app.command()(evaluate)

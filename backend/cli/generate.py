@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-import warnings
 from collections.abc import Callable
 from contextlib import closing
 from importlib.metadata import version
@@ -12,24 +11,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from protocol.errors import TurnaroundError
 from protocol.messages import Imagine, OptionSpec, PipelineInfo, Settings, SubjectPoint, Submit
-from protocol.validation import check_engine, check_settings, check_submit
+from protocol.validation import check_engine, check_settings, check_submit, extra_names
 
-from .console import Bar, Verbose, output_console, warn
+from .console import Bar, Verbose, output_console
 from .device import Device, DeviceChoice
 from .imagine import NegativePrompt, PainterName, SingleObject, check_picture_name, draw, write_picture
 from .job import Job, Variant
+from .pictures import Also, parse_also, read, write_png
 from .runner import Backend, Cache, Connect, choose_runner
 
 
 def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="The mesh to write: .glb, .ply or .obj.")],
     picture: Annotated[Path | None, typer.Argument(help="The picture: PNG, JPEG, WebP, TIFF, ...")] = None,
+    also: Also = None,
     prompt: Annotated[str, typer.Option(help='Draw the picture from this text first: "a blue mug".')] = "",
     painter: PainterName = "",
     negative_prompt: NegativePrompt = "",
@@ -79,11 +78,12 @@ def generate(
         raise typer.BadParameter("--painter, --negative-prompt and --picture-out go with --prompt.")
     if picture_out is not None:
         check_picture_name(picture_out)
+    others = parse_also(also)
     settings = check_settings(
         Settings(
             seed=seed,
             variants=variants,
-            elevation_deg=_elevation(elevation),
+            elevation_deg=parse_elevation(elevation),
             fov_deg=fov,
             resolution=resolution,
             target_faces=faces,
@@ -91,6 +91,7 @@ def generate(
             matting=_literal(matting),
             subject_box=_box(box),
             subject_points=tuple(_point(text) for text in point or []),
+            extra_pictures=tuple(direction for _, direction in others),
         )
     )
     start = time.perf_counter()
@@ -102,7 +103,7 @@ def generate(
         settings = msgspec.structs.replace(settings, options=parse_options(options, info))
         check_engine(pipeline, settings, {pipeline: info})  # before a picture is drawn for it
         if picture is not None:
-            pixels = _picture(picture)
+            pixels = read(picture)
         else:
             request = Imagine(
                 request=str(uuid.uuid4()),
@@ -116,9 +117,10 @@ def generate(
             pixels = painting.picture
             if picture_out is not None:
                 write_picture(painting, picture_out)
-        job = Job(pixels, pipeline, settings)
+        job = Job(pixels, pipeline, settings, tuple(read(path) for path, _ in others))
+        arrays = {"picture": job.picture, **dict(zip(extra_names(settings), job.extra_pictures, strict=True))}
         submit = Submit(request=str(uuid.uuid4()), pipeline=pipeline, settings=settings)
-        check_submit(submit, {"picture": job.picture}, {pipeline: info})
+        check_submit(submit, arrays, {pipeline: info})
         with Bar() as bar:
             for index, variant in enumerate(runner.run(job, bar)):
                 path = numbered(output, index, variants)
@@ -143,7 +145,8 @@ def numbered(output: Path, index: int, count: int) -> Path:
     return output if count == 1 else output.with_name(f"{output.stem}.{index + 1}{output.suffix}")
 
 
-def _elevation(text: str) -> float | None:
+def parse_elevation(text: str) -> float | None:
+    """Degrees, or None for auto; raises `settings.invalid`."""
     if text.lower() == "auto":
         return None
     try:
@@ -219,31 +222,10 @@ def _value(text: str, spec: OptionSpec | None) -> bool | int | float | str:
         return text  # of the wrong kind: the check says so, with the option's own words
 
 
-def _picture(path: Path) -> NDArray[np.uint8]:
-    from backend.preparation.picture import PictureWarning, read_picture
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        picture = read_picture(path)
-    for warning in caught:
-        if issubclass(warning.category, PictureWarning):
-            warn(str(warning.message))
-    return picture
-
-
 def _write_views(variant: Variant, folder: Path) -> None:
-    from io import BytesIO
-
-    from PIL import Image
-
-    from backend.geometry.export import write_file
-
-    named = [("cutout.png", variant.cutout)]
-    named += [(f"view_{number:02}.png", view) for number, view in enumerate(variant.views, start=1)]
-    for name, pixels in named:
-        content = BytesIO()
-        Image.fromarray(pixels).save(content, "PNG")
-        write_file(folder / name, content.getvalue())
+    write_png(variant.cutout, folder / "cutout.png")
+    for number, view in enumerate(variant.views, start=1):
+        write_png(view, folder / f"view_{number:02}.png")
 
 
 def _entry(variant: Variant, path: Path) -> dict[str, Any]:

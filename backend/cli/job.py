@@ -36,6 +36,7 @@ class Job:
     picture: NDArray[np.uint8]
     pipeline: str
     settings: Settings
+    extra_pictures: tuple[NDArray[np.uint8], ...] = ()
 
 
 class Runner(Protocol):

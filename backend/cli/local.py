@@ -44,7 +44,7 @@ class Local:
 
         progress = Progress(report=report)
         cache = self._cache()
-        request = registry.Request(job.picture, job.settings)
+        request = registry.Request(job.picture, job.settings, extra_pictures=job.extra_pictures)
         with cancel_on_interrupt(progress.cancel):
             outputs = registry.pipeline(job.pipeline).generate(
                 request, device=choose(self._device), cache=cache, progress=progress

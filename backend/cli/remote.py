@@ -61,7 +61,7 @@ class Remote:
             TurnaroundError: the job failed or the backend was lost.
             CancelledError: Ctrl-C was pressed.
         """
-        request = self._client.submit(job.pipeline, job.settings, job.picture)
+        request = self._client.submit(job.pipeline, job.settings, job.picture, extra_pictures=job.extra_pictures)
         for received in self._follow(request, bar, several=job.settings.variants > 1):
             if isinstance(received.message, Result):
                 yield _variant(received.message, received)

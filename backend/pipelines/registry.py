@@ -30,11 +30,13 @@ class Request:
         picture: uint8 [H, W, 4], straight-alpha sRGB, top row first.
         matte: uint8 [H, W], the subject's alpha if the artist gave one.
         settings: already validated.
+        extra_pictures: further pictures like `picture`, one for each of `settings.extra_pictures`.
     """
 
     picture: NDArray[np.uint8]
     settings: Settings
     matte: NDArray[np.uint8] | None = None
+    extra_pictures: tuple[NDArray[np.uint8], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from protocol.messages import (
     Result,
     Submit,
 )
-from protocol.validation import check_imagine, check_picture, check_subject, check_submit
+from protocol.validation import check_extras, check_imagine, check_picture, check_subject, check_submit, extra_names
 
 MAX_QUEUED = 256
 MAX_ATTEMPTS = 2
@@ -336,7 +336,9 @@ class Jobs:
         if message.picture_of is None:
             return arrays
         earlier = dict(self._journal.pictures(self._known(message.picture_of)))
-        together = earlier | arrays
+        wanted = {"picture", "matte", *extra_names(message.settings)}
+        together = {name: array for name, array in (earlier | arrays).items() if name in wanted}
         check_picture(together["picture"], together.get("matte"))
         check_subject(message.settings, together["picture"])
+        check_extras(message.settings, together)
         return together

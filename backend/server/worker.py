@@ -53,7 +53,7 @@ from protocol.messages import (
     ViewCamera,
     Welcome,
 )
-from protocol.validation import check_imagine
+from protocol.validation import check_imagine, extra_names
 
 EVENT_INTERVAL, PREVIEW_INTERVAL = 0.05, 0.5
 IDLE_SECONDS = 900.0
@@ -230,7 +230,8 @@ class Worker:
             if isinstance(message, Imagine):
                 self._paint(job, message, device)
             else:
-                request = registry.Request(arrays["picture"], message.settings, arrays.get("matte"))
+                extras = tuple(arrays[name] for name in extra_names(message.settings))
+                request = registry.Request(arrays["picture"], message.settings, arrays.get("matte"), extras)
                 self._draw(job, self._pipelines[message.pipeline], request, device)
         except (CancelledError, KeepError):
             self._send(Cancelled(job=job))

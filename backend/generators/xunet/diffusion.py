@@ -84,6 +84,7 @@ def make_sampler(config: XUNetConfig, name: Sampler, train_steps: int = 1000) ->
         "prediction_type": config.prediction,
         "timestep_spacing": "trailing",  # begins at pure noise, however few the steps
     }
+    scheduler: Any
     if name == "ancestral":
         scheduler = DDPMScheduler(**common, variance_type="fixed_small", clip_sample=True)
     elif name == "ddim":

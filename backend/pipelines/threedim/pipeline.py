@@ -1,0 +1,139 @@
+"""3DiM as a pipeline: the pictures prepared, views drawn from a growing pool, and a shape built from all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from msgspec import structs
+from numpy.typing import NDArray
+
+from backend.pipelines.preparing import prepare
+from backend.pipelines.registry import Output, Request
+from backend.pipelines.reporting import make_report
+from backend.pipelines.stage import Preview, Progress, StageCache, Stages
+from backend.weights.store import tiny_path
+from protocol.messages import OptionSpec, PipelineInfo
+
+if TYPE_CHECKING:
+    from backend.pipelines.threedim.recipe import Recipe
+
+NAME = "3dim"
+
+SHIPPED = ("sparseneus", "3dim", "elevation")
+
+MAX_VIEWS = 24
+"""The shipped reconstructor has learnt from up to 32, pictures included."""
+
+OPTIONS = (
+    OptionSpec(
+        name="views",
+        label="Views",
+        description="Views that are drawn of the other sides; -1 takes what the quality asks for, 0 uses the pictures "
+        "alone",
+        default=-1,
+        minimum=-1,
+        maximum=MAX_VIEWS,
+    ),
+    OptionSpec(
+        name="steps",
+        label="Steps",
+        description="Denoising steps of each view; 0 takes what the quality asks for, 256 is the paper's",
+        default=0,
+        minimum=0,
+        maximum=1000,
+    ),
+    OptionSpec(
+        name="guidance",
+        label="Guidance",
+        description="How strongly the views follow the pictures; 0 is fastest",
+        default=0.0,
+        minimum=0.0,
+        maximum=10.0,
+    ),
+    OptionSpec(
+        name="sampler",
+        label="Sampler",
+        description="How noise is taken off: ddim in few steps, ancestral as in the paper, in many",
+        default="ddim",
+        choices=("ddim", "ancestral"),
+    ),
+    OptionSpec(
+        name="conditioning",
+        label="Conditioning",
+        description="What every view is drawn from: at each step another of the pictures and the finished views, or "
+        "the pictures alone",
+        default="stochastic",
+        choices=("stochastic", "input"),
+    ),
+    OptionSpec(
+        name="batch",
+        label="Drawn Together",
+        description="Views that are drawn at the same time and do not see each other; 1 is the paper's, more are "
+        "faster and agree less",
+        default=1,
+        minimum=1,
+        maximum=MAX_VIEWS,
+    ),
+)
+
+
+class ThreeDim:
+    """The pipeline `3dim`; loads its networks when first asked for a mesh."""
+
+    def __init__(self) -> None:
+        self._recipe: Recipe | None = None
+        self._device = ""
+
+    def info(self) -> PipelineInfo:
+        """How it presents itself."""
+        missing = [name for name in SHIPPED if not tiny_path(name).is_file()]
+        return PipelineInfo(
+            name=NAME,
+            label="3DiM",
+            description="Draws any number of views that agree with one another, from one picture or several, and "
+            "builds a shape from them",
+            options=OPTIONS,
+            ready=not missing,
+            hint=f"These weights are missing: {', '.join(missing)}. Install Turnaround again." if missing else "",
+            licence="GPL-3.0-or-later",
+            several_pictures=True,
+            novel_views=True,
+        )
+
+    def free(self) -> None:
+        """Drops the loaded networks."""
+        self._recipe = None
+
+    def generate(self, request: Request, *, device: str, cache: StageCache, progress: Progress) -> Iterator[Output]:
+        """See `registry.Pipeline`."""
+        for variant in range(request.settings.variants):
+            progress.variant, progress.seconds, progress.cached = variant, {}, []
+            yield self._variant(request, request.settings.seed + variant, device, Stages(cache, progress))
+
+    def _variant(self, request: Request, seed: int, device: str, stages: Stages) -> Output:
+        settings, progress = request.settings, stages.progress
+        progress.begin("Cutting Out", (0.0, 0.02))
+        picture, framing, notes = prepare(request, stages, device)
+        pictures: list[NDArray[np.uint8]] = [picture]
+        for extra in request.extra_pictures:
+            # where the subject is in the first picture says nothing of the others
+            elsewhere = structs.replace(settings, subject_box=None, subject_points=())
+            further, _, more = prepare(replace(request, picture=extra, matte=None, settings=elsewhere), stages, device)
+            pictures.append(further)
+            notes = (*notes, *more)
+        shown = Preview(cutout=picture, framing=framing, notes=notes)
+        progress.begin("Loading Networks", (0.02, 0.05), shown)
+        made = self._load(device).make(pictures, settings, seed, stages)
+        progress.step(1, 1)
+        report = make_report(NAME, settings, seed, made, framing, notes, "tiny", device, progress)
+        return Output(made.mesh, made.views, picture, report)
+
+    def _load(self, device: str) -> Recipe:
+        if self._recipe is None or self._device != device:
+            from backend.pipelines.threedim.recipe import Recipe  # torch is imported when it is first needed
+
+            self._recipe, self._device = Recipe(device), device
+        return self._recipe

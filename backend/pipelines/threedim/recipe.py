@@ -1,0 +1,167 @@
+"""From pictures to a mesh in 3DiM's order.
+
+    elevation -> shape from the pictures alone (the preview) -> views, one after the other -> shape from all -> mesh
+
+Nothing but the pictures is known when the views are drawn. The result is the mean of two signed distances, as in the
+small One-2-3-45: what the pictures alone say, and what they and the drawn views say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.generators.xunet.diffusion import Sampler
+from backend.generators.xunet.stochastic import Conditioning
+from backend.geometry.cameras import Camera
+from backend.geometry.mesh import Mesh, ViewSet
+from backend.geometry.overpaint import paint_over
+from backend.pipelines.one2345.selection import view_cameras
+from backend.pipelines.shaping import NO_VIEWS, Elevation, Made, finish
+from backend.pipelines.shipped import EXCESS
+from backend.pipelines.stage import KeepError, Preview, Stages
+from backend.pipelines.threedim.networks import Networks, Sampling
+from backend.preparation.framing import DEFAULT_FOV_DEG, framed_camera
+from backend.reconstructors.base import Field, MixedField, ThinnedField
+from backend.reconstructors.sparseneus.reconstructor import resampled
+from backend.weights.store import tiny_path, weights_digest
+from protocol.messages import Direction, Settings
+
+DRAWN_SHARE = 0.4
+"""What the shape from all views counts beside the shape from the pictures alone."""
+
+DRAWN_TRUST = 0.005
+"""See `paint`: views of 64 pixels have the right colours and not the details."""
+
+NEAR_DEG = 20.0
+"""A view that would be drawn so near to a picture is left out: the picture is better."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a quality means.
+
+    Attributes:
+        views: drawn views.
+        steps: denoising steps of each.
+    """
+
+    views: int
+    steps: int
+
+
+QUALITIES = {"draft": Effort(4, 16), "standard": Effort(8, 32), "fine": Effort(16, 64)}
+
+
+class Recipe:
+    """Pictures to a mesh, or to further views, on the weights that ship."""
+
+    def __init__(self, device: str) -> None:
+        self.networks = Networks(device)
+
+    def make(self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, seed: int, stages: Stages) -> Made:
+        """A mesh; or, where `settings.look_from` asks for views, those and an empty one.
+
+        Args:
+            pictures: framed, uint8 [512, 512, 4]; the first, then those of `settings.extra_pictures`.
+            settings: of the job.
+            seed: of the variant.
+            stages: of the job.
+        """
+        networks, progress = self.networks, stages.progress
+        progress.begin("Finding the Elevation", (0.05, 0.08))
+        elevation = self.elevation(pictures[0], settings, stages)
+        camera = framed_camera(elevation.degrees, 0.0, settings.fov_deg or DEFAULT_FOV_DEG)
+        cameras = [camera, *(directed(camera, direction) for direction in settings.extra_pictures)]
+        sampling, views = chosen_sampling(settings, seed), chosen_views(settings)
+        targets = [target for target in view_cameras(camera, views) if not near_any(target, cameras[1:])]
+        if settings.look_from:
+            targets += [directed(camera, direction) for direction in settings.look_from]
+            progress.begin("Drawing Views", (0.08, 1.0))
+            *_, drawn = networks.draw(networks.pool(pictures, cameras), targets, sampling, stages)
+            asked = len(settings.look_from)
+            return Made(NO_MESH, ViewSet(drawn.images[-asked:], drawn.cameras[-asked:]), elevation, camera)
+
+        progress.begin("Shaping the Preview", (0.08, 0.15))
+        size = networks.reconstructor.config.image_size
+        source = ViewSet(np.stack([resampled(picture, size) for picture in pictures]), tuple(cameras))
+        field: Field = networks.reconstruct(source, stages)
+        coarse = networks.coarse_mesh(field, pictures[0], camera)
+
+        progress.begin("Drawing Views", (0.15, 0.85), Preview(mesh=coarse), can_keep=True)
+        drawn = NO_VIEWS
+        try:
+            if targets:
+                for drawn in networks.draw(networks.pool(pictures, cameras), targets, sampling, stages):  # noqa: B007
+                    pass
+        except KeepError:  # those that are finished are enough
+            progress.keep.clear()
+
+        progress.begin("Building the Shape", (0.85, 0.92), Preview(views=drawn.images) if len(drawn) else None)
+        blend = None
+        if len(drawn):
+            small = ViewSet(np.stack([resampled(image, size) for image in drawn.images]), drawn.cameras)
+            everything = networks.reconstruct(source + small, stages)
+            blend = partial(networks.reconstructor.blend, source + small, everything)
+            field = MixedField(field, everything, DRAWN_SHARE)
+        progress.begin("Meshing", (0.92, 1.0))
+        mesh = finish(
+            ThinnedField(field, EXCESS),
+            pictures[0],
+            camera,
+            drawn,
+            blend,
+            settings=settings,
+            stages=stages,
+            weights=weights_digest(tiny_path("sparseneus")),
+            trust=DRAWN_TRUST,
+        )
+        if len(pictures) > 1:
+            mesh = paint_over(mesh, pictures, cameras)
+        return Made(mesh, drawn, elevation, camera)
+
+    def elevation(self, picture: NDArray[np.uint8], settings: Settings, stages: Stages) -> Elevation:
+        """The artist's elevation, or the one that the first picture seems to have."""
+        if settings.elevation_deg is not None:
+            return Elevation.given(settings.elevation_deg)
+        return Elevation.found(self.networks.regress_elevation(picture, stages))
+
+
+NO_MESH = Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32), np.zeros((0, 4), np.uint8))
+
+
+def directed(camera: Camera, direction: Direction) -> Camera:
+    """The camera that looks from a direction and is otherwise like the first picture's, whose azimuth is 0."""
+    elevation = camera.elevation_deg if direction.elevation_deg is None else direction.elevation_deg
+    return Camera(elevation, direction.azimuth_deg, camera.distance, camera.fov_deg)
+
+
+def near_any(target: Camera, cameras: Sequence[Camera]) -> bool:
+    """Whether a camera looks from within `NEAR_DEG` of any of some others."""
+    towards = [camera.position / camera.distance for camera in cameras]
+    own = target.position / target.distance
+    return any(float(own @ other) > np.cos(np.radians(NEAR_DEG)) for other in towards)
+
+
+def chosen_views(settings: Settings) -> int:
+    """How many views are drawn for the mesh."""
+    views = int(settings.options.get("views", -1))
+    return QUALITIES[settings.quality].views if views < 0 else views
+
+
+def chosen_sampling(settings: Settings, seed: int) -> Sampling:
+    """How they are drawn: what the quality means, unless the options say otherwise."""
+    options = settings.options
+    return Sampling(
+        seed=seed,
+        steps=int(options.get("steps", 0)) or QUALITIES[settings.quality].steps,
+        guidance=float(options.get("guidance", 0.0)),
+        sampler=cast(Sampler, options.get("sampler", "ddim")),
+        conditioning=cast(Conditioning, options.get("conditioning", "stochastic")),
+        batch=int(options.get("batch", 1)),
+    )
