@@ -16,6 +16,9 @@ from backend.generators.multiview_svd.conditioning import Condition, make_condit
 from backend.generators.multiview_svd.model import MultiviewModel
 from backend.generators.multiview_svd.network import Cameras, Maps
 
+MOST_WEIGHT = 5.0
+"""Of clean latents that are predicted as such."""
+
 CONDITION_NOISE = (-3.0, 0.5)
 """Mean and standard deviation of the logarithm of the noise on the picture."""
 
@@ -121,7 +124,7 @@ def denoising_loss(model: MultiviewModel, noised: Noised, feedback: Maps) -> tup
     condition, sigma = noised.condition, noised.sigma[:, None, None, None, None]
     power = sigma.square() + 1
     beside = condition.latents[:, None].expand(-1, noised.noisy.shape[1], -1, -1, -1)
-    velocity = model.network(
+    output = model.network(
         torch.cat([noised.noisy / power.sqrt(), beside], dim=2),
         noised.timestep,
         condition.context,
@@ -129,6 +132,10 @@ def denoising_loss(model: MultiviewModel, noised: Noised, feedback: Maps) -> tup
         condition.cameras,
         feedback,
     ).float()
-    estimate = noised.noisy / power - velocity * sigma / power.sqrt()
-    error = (estimate - noised.clean).square() * (power / sigma.square())
+    weight = power / sigma.square()
+    if model.config.prediction == "sample":  # what is nearly clean would drown the rest (Hang et al. 2023, "min-SNR")
+        estimate, weight = output, weight.clamp(max=MOST_WEIGHT)
+    else:
+        estimate = noised.noisy / power - output * sigma / power.sqrt()
+    error = (estimate - noised.clean).square() * weight
     return error.mean(dim=(1, 2, 3, 4)), model.pictures(estimate)

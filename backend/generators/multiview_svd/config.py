@@ -54,6 +54,8 @@ class MultiviewConfig:
         azimuths_deg: the orbit's azimuths, relative to that picture's.
         radius: distance of its cameras, in the network's units.
         fov_deg: field of view of its cameras.
+        prediction: what the network's output is, in diffusers' words: the velocity, as published, or the clean
+            latents themselves. A narrow network has no room to carry the noise through, which the velocity asks for.
         sigma_min: least noise.
         sigma_max: most noise; the first step begins there.
         steps: how many the schedule takes, unless asked otherwise.
@@ -76,6 +78,7 @@ class MultiviewConfig:
     azimuths_deg: tuple[float, ...] = (0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 337.5)
     radius: float = 1.7416968
     fov_deg: float = 2 * math.degrees(math.atan(0.36))
+    prediction: Literal["v_prediction", "sample"] = "v_prediction"
     sigma_min: float = 0.002
     sigma_max: float = 700.0
     steps: int = 25
@@ -127,6 +130,7 @@ TINY = MultiviewConfig(
     image_encoder=ImageEncoderConfig(size=64, patch=8, width=64, hidden=128, layers=2, heads=2),
     radius=HALF_WIDTH / math.tan(math.radians(DEFAULT_FOV_DEG) / 2),  # a framed picture's, so that units are ours
     fov_deg=DEFAULT_FOV_DEG,
+    prediction="sample",
     # 64 pixels are drowned by 80 (Karras et al. 2022), and training would hardly ever see the 700 that 512 pixels need
     sigma_max=80.0,
 )

@@ -111,12 +111,13 @@ def denoise(
         noisy = scheduler.scale_model_input(z, timestep).repeat(repeats, 1, 1, 1, 1)
         sigma = float(scheduler.sigmas[scheduler.step_index])
         times = timestep.to(device).expand(len(noisy))
-        velocity = model.network(
+        output = model.network(
             torch.cat([noisy, beside], dim=2), times, halves.context, halves.added_time_ids, condition.cameras, maps
         ).float()
         if repeats == 2:
-            unconditional, conditional = velocity.chunk(2)
-            velocity = unconditional + scale * (conditional - unconditional)
+            unconditional, conditional = output.chunk(2)
+            output = unconditional + scale * (conditional - unconditional)
+        velocity = output if config.prediction == "v_prediction" else velocity_of(output, z, sigma)
         result = scheduler.step(velocity, timestep, z)
         z = result.prev_sample
         check(result.pred_original_sample)
@@ -125,6 +126,12 @@ def denoise(
         yield step
         if feedback is not None and number < total:
             maps = feedback(step) or none
+
+
+def velocity_of(clean: Tensor, noisy: Tensor, sigma: float) -> Tensor:
+    """The velocity that stands for clean latents, where the noisy ones are z = x + sigma e."""
+    power = sigma**2 + 1
+    return (noisy / power - clean) * power**0.5 / sigma
 
 
 def check(estimate: Tensor) -> None:
