@@ -26,9 +26,7 @@ class Where(NamedTuple):
 
 
 class _Marks:
-    """Base of operators that mark a picture: in the Image Editor by hand, anywhere else with their properties."""
-
-    hint = ""
+    """Base of operators that mark a picture."""
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -42,13 +40,20 @@ class _Marks:
             return False
         return True
 
+
+class _ByHand(_Marks):
+    """Base of those that follow the pointer in the Image Editor, `hint` above it."""
+
+    hint = ""
+
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        """Begins to mark by hand."""
+        """Begins."""
         if context.area is None or context.area.type != "IMAGE_EDITOR":
             self.report({"WARNING"}, "Open the picture in an Image Editor first")
             return {"CANCELLED"}
         overlay.marking = overlay.Marking(context.area.as_pointer())
         context.window.cursor_modal_set("CROSSHAIR")
+        context.area.header_text_set(self.hint)
         context.workspace.status_text_set(self.hint)
         context.window_manager.modal_handler_add(self)
         context.area.tag_redraw()
@@ -56,14 +61,15 @@ class _Marks:
 
     def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         """Follows the pointer until something is marked or the artist has had enough."""
-        region = next((r for r in context.area.regions if r.type == "WINDOW"), None) if context.area else None
-        image = jobs.picture_of(context)
-        if region is None or image is None or (event.type in ENDING and event.value == "PRESS"):
+        area, image = context.area, jobs.picture_of(context)
+        gone = area is None or area.type != "IMAGE_EDITOR" or image is None
+        if gone or (event.type in ENDING and event.value == "PRESS"):
             return self._end(context, {"CANCELLED"})
+        region = next(region for region in area.regions if region.type == "WINDOW")
         pressed = event.type == "LEFTMOUSE" and event.value in {"PRESS", "DOUBLE_CLICK"}
-        if pressed and not _over_picture(context.area, event):
+        if pressed and not _over_picture(area, event):
             return self._end(context, {"CANCELLED", "PASS_THROUGH"})  # a button was pressed, or another editor
-        context.area.tag_redraw()
+        area.tag_redraw()
         released = event.type == "LEFTMOUSE" and event.value == "RELEASE"
         pixel = event.mouse_x - region.x, event.mouse_y - region.y
         where = Where(image, region, pixel, region.view2d.region_to_view(*pixel))
@@ -76,6 +82,8 @@ class _Marks:
     def _end(self, context: bpy.types.Context, outcome: set[str]) -> set[str]:
         overlay.marking = None
         context.window.cursor_modal_restore()
+        if context.area is not None:
+            context.area.header_text_set(None)
         context.workspace.status_text_set(None)
         screen.redraw_pictures()
         return outcome
@@ -91,7 +99,7 @@ def _over_picture(area: bpy.types.Area, event: bpy.types.Event) -> bool:
     return there == {"WINDOW"}
 
 
-class TURNAROUND_OT_mark_box(_Marks, bpy.types.Operator):
+class TURNAROUND_OT_mark_box(_ByHand, bpy.types.Operator):
     """Drag a box around the subject, in the Image Editor; what lies outside of it is background"""
 
     bl_idname = "turnaround.mark_box"
@@ -131,16 +139,14 @@ class TURNAROUND_OT_mark_box(_Marks, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class TURNAROUND_OT_mark_point(_Marks, bpy.types.Operator):
+class TURNAROUND_OT_add_points(_ByHand, bpy.types.Operator):
     """Click in the Image Editor to say what belongs to the subject, with Ctrl what does not"""
 
-    bl_idname = "turnaround.mark_point"
+    # no step of undo itself: Blender would take the clicks' own steps for parts of it
+    bl_idname = "turnaround.add_points"
     bl_label = "Add Points"
-    bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012  (Blender reads it from the class)
 
     hint = "Click: on the subject     Ctrl Click: not the subject     Click a point: take it away     Esc: done"
-    place: FloatVectorProperty(name="Place", size=2, description="From the picture's lower left corner")
-    on_subject: BoolProperty(name="On the Subject", default=True)
 
     def follow(
         self, context: bpy.types.Context, where: Where, event: bpy.types.Event, *, pressed: bool, released: bool
@@ -156,8 +162,19 @@ class TURNAROUND_OT_mark_point(_Marks, bpy.types.Operator):
             bpy.ops.turnaround.mark_point("EXEC_DEFAULT", True, place=where.place, on_subject=on_subject)
         return {"RUNNING_MODAL"}
 
+
+class TURNAROUND_OT_mark_point(_Marks, bpy.types.Operator):
+    """Add one point"""
+
+    bl_idname = "turnaround.mark_point"
+    bl_label = "Mark Point"
+    bl_options = {"UNDO", "INTERNAL"}  # noqa: RUF012  (Blender reads it from the class)
+
+    place: FloatVectorProperty(name="Place", size=2, description="From the picture's lower left corner")
+    on_subject: BoolProperty(name="On the Subject", default=True)
+
     def execute(self, context: bpy.types.Context) -> set[str]:
-        """Adds one."""
+        """Adds it."""
         if not subjects.add_point(jobs.picture_of(context), tuple(self.place), on_subject=self.on_subject):
             self.report({"WARNING"}, f"Points must lie on the picture, and there can be {subjects.MOST_POINTS}")
             return {"CANCELLED"}
@@ -219,6 +236,7 @@ class TURNAROUND_OT_open_picture(bpy.types.Operator):
         """Opens it, with the sidebar."""
         area = screen.show_picture(context, jobs.picture_of(context))
         area.spaces.active.show_region_ui = True
+        self.report({"INFO"}, f"Mark the subject with the {screen.TAB} tab of its sidebar")
         return {"FINISHED"}
 
 
@@ -258,6 +276,7 @@ class TURNAROUND_OT_edit_cutout(bpy.types.Operator):
 
 CLASSES = (
     TURNAROUND_OT_mark_box,
+    TURNAROUND_OT_add_points,
     TURNAROUND_OT_mark_point,
     TURNAROUND_OT_remove_point,
     TURNAROUND_OT_clear_marks,

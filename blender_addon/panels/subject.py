@@ -36,7 +36,7 @@ class Subject:
         if in_editor:
             row = layout.row(align=True)
             row.operator("turnaround.mark_box", icon="SELECT_SET")
-            row.operator("turnaround.mark_point", icon="ADD")
+            row.operator("turnaround.add_points", icon="ADD")
         if subjects.is_marked(image):
             row = layout.row()
             row.label(text=subjects.describe(image))
