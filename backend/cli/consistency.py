@@ -26,6 +26,7 @@ def evaluate_consistency(
     output: Path,
     pipeline: str,
     options: list[str],
+    compare: list[str],
     device: str,
     *,
     seed: int,
@@ -40,6 +41,7 @@ def evaluate_consistency(
         output: folder for a table, JSON and a sheet.
         pipeline: its name.
         options: NAME=VALUE, the pipeline's own.
+        compare: the same; with each of them instead, the pipeline is scored once more.
         device: torch device.
         seed: of the pictures, the pipeline and the fits.
         shown: objects on the sheet.
@@ -54,15 +56,18 @@ def evaluate_consistency(
 
     chosen = registry.pipeline(pipeline)
     info = chosen.info()
-    settings = check_settings(Settings(seed=seed, options=parse_options(options, info)))
-    check_options(settings, info)
+    methods = {}
+    for name, changed in {pipeline: [], **{f"{pipeline}, {text}": [text] for text in compare}}.items():
+        settings = check_settings(Settings(seed=seed, options=parse_options([*options, *changed], info)))
+        check_options(settings, info)
+        methods[name] = pipeline_views(chosen, settings, device)
 
     names = set(spread([file.name for file in known], OBJECTS))
     objects = list(make_examples([file for file in known if file.name in names], seed=seed))
     if len(objects) < 2:
         error_console().print("The lower bound is left out: there is only one mesh.")
     sheet = ComparisonSheet(spread([file.name for file in measured], shown))
-    total, done = len(measured) * (3 if len(objects) > 1 else 2), 0
+    total, done = len(measured) * (len(methods) + (2 if len(objects) > 1 else 1)), 0
     with Bar() as bar:
 
         def on_done(example: Example, score: ObjectScore, pictures: Pictures | None) -> None:
@@ -72,20 +77,27 @@ def evaluate_consistency(
             bar.update("Evaluating", done, total, done / total)
 
         scores, summaries = run(
-            {pipeline: pipeline_views(chosen, settings, device)},
+            methods,
             make_examples(measured, seed=seed),
             objects,
             measures=measures(seed, device),
             on_done=on_done,
         )
-    about: dict[str, Any] = {"pipeline": pipeline, "settings": settings, "device": device, "meshes": len(measured)}
+    about: dict[str, Any] = {
+        "pipeline": pipeline,
+        "options": options,
+        "device": device,
+        "meshes": len(measured),
+        "seed": seed,
+    }
     content = as_json(scores, summaries, about)
     write_file(output / "consistency.json", content)
     write_file(output / "consistency.md", markdown(summaries).encode())
     sheet.write(output / "consistency.png")
     for code in sorted({score.failure for score in scores} - {""}):
         failed = [score.name for score in scores if score.failure == code]
-        error_console().print(f"{len(failed)} failed with {code}: {', '.join(failed[:3])} ...", markup=False)
+        named = ", ".join(failed[:3]) + (" and others" if len(failed) > 3 else "")
+        error_console().print(f"{code}: no score of {named}.", markup=False)
     if json:
         output_console().print(content.decode(), markup=False, soft_wrap=True)
         return

@@ -85,6 +85,12 @@ def evaluate(
     resolution: Annotated[int, typer.Option(help="Marching-cubes cells along a side.")] = 128,
     device: Device = DeviceChoice.AUTO,
     cache: Annotated[Path, typer.Option(help="Where rendered training pictures are kept.")] = Path(".cache"),
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="Of consistency: also with this setting of the engine's; may be repeated."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Of consistency: print JSON instead of a table.")] = False,
     verbose: Verbose = False,
 ) -> None:
@@ -110,7 +116,7 @@ def evaluate(
 
         known = [file for file in files if file.split == "val"] or files
         evaluate_consistency(
-            val, known, output, pipeline, option or [], choose(device), seed=seed, shown=shown, json=json
+            val, known, output, pipeline, option or [], compare or [], choose(device), seed=seed, shown=shown, json=json
         )
         return
 

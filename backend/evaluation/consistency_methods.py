@@ -1,8 +1,9 @@
 """Scores methods for 3D consistency on pictures of known objects, between the two bounds that say what a score means.
 
-A method is given a picture and gives views. Those that draw from any camera are asked for the same fixed cameras
-(`at_fixed_cameras`); a whole pipeline gives the views that it has drawn for its mesh, at its own cameras (`pipeline`),
-the input picture not among them. What is compared is always views of one method with one another, never with the truth.
+A method is given a picture and gives views. What draws from any camera is asked for the same fixed cameras, and told
+the picture's: a function by `at_fixed_cameras`, a pipeline that draws novel views by `pipeline_views`. Any other
+pipeline is told the picture alone, and gives the views that it draws on its way to a mesh, at its own cameras and
+without the input picture. What is compared is always views of one method with one another, never with the truth.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from backend.geometry.render import render
 from backend.pipelines.registry import Pipeline, Request
 from backend.pipelines.stage import Progress, StageCache
 from protocol.errors import TurnaroundError
-from protocol.messages import Settings
+from protocol.messages import Direction, Settings
 
 TRUTH, OTHERS = "ground truth", "different objects"
 """The bounds: renders of the object itself, and at each camera another object."""
@@ -57,14 +58,35 @@ def at_fixed_cameras(draw: Draw, *, count: int = COUNT, seed: int = 0) -> Method
     return lambda example: draw(example.picture, example.camera, fixed_cameras(example.camera, count), seed)
 
 
-def pipeline_views(pipeline: Pipeline, settings: Settings, device: str) -> Method:
-    """The views that a pipeline draws on its way to a mesh, at its own cameras; it is told the picture alone."""
+def pipeline_views(pipeline: Pipeline, settings: Settings, device: str, *, count: int = COUNT) -> Method:
+    """The views of a pipeline: from the fixed cameras if it draws any, in their order; else those for its mesh.
+
+    Where views of a mesh would be drawn before those from the fixed cameras, they are left out unless `settings` asks
+    for them; nothing is cached from one picture to the next.
+    """
+    info = pipeline.info()
+    if info.novel_views and any(spec.name == "views" for spec in info.options):
+        settings = msgspec.structs.replace(settings, options={"views": 0} | settings.options)
 
     def views(example: Example) -> ViewSet:
-        request = Request(example.picture, settings)
+        asked = _looking(settings, example.camera, count) if info.novel_views else settings
+        request = Request(example.picture, asked)
         return next(iter(pipeline.generate(request, device=device, cache=StageCache(), progress=Progress()))).views
 
     return views
+
+
+def _looking(settings: Settings, camera: Camera, count: int) -> Settings:
+    """Settings that ask for views from the fixed cameras, and tell the picture's own."""
+    return msgspec.structs.replace(
+        settings,
+        elevation_deg=camera.elevation_deg,
+        fov_deg=camera.fov_deg,
+        look_from=tuple(
+            Direction(azimuth_deg=target.azimuth_deg - camera.azimuth_deg, elevation_deg=target.elevation_deg)
+            for target in fixed_cameras(camera, count)
+        ),
+    )
 
 
 def true_views(example: Example, cameras: Sequence[Camera]) -> ViewSet:

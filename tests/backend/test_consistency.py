@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation_fixture import Blocks, chair
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -26,6 +26,7 @@ from backend.evaluation.consistency_methods import (
     Measures,
     Method,
     at_fixed_cameras,
+    pipeline_views,
     run,
     true_views,
 )
@@ -38,6 +39,7 @@ from backend.geometry.mesh import ViewSet
 from backend.pipelines import registry
 from backend.training.data.meshes import find_meshes
 from protocol.errors import TurnaroundError
+from protocol.messages import PipelineInfo, Settings
 
 SPEC = FieldSpec(levels=(Level(12, 40), Level(24, 40)), rays=1024)
 """Small enough for a test, and good enough to tell views that agree from others."""
@@ -126,6 +128,7 @@ def test_a_field_shows_an_object_from_where_it_was_not_seen(views: ViewSet) -> N
 # ---------------------------------------------------------------------------------------------------------- the score
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-400, 400), st.floats(-80, 80)), min_size=FEWEST, max_size=30), st.randoms())
 def test_the_split_is_of_cameras_and_not_of_their_order(angles: list[tuple[float, float]], random: object) -> None:
     cameras = tuple(Camera(e, a, 2.0, 40.0) for a, e in angles)
@@ -243,7 +246,33 @@ def test_the_command_scores_a_pipeline_between_its_bounds(
     assert "| ground truth |" in (tmp_path / "consistency.md").read_text()
     assert (tmp_path / "consistency.png").stat().st_size > 1000
 
-    result = CliRunner().invoke(app, [*map(str, command), "--option", "views=0"], catch_exceptions=False)
+    arguments = [*map(str, command), "--option", "views=0", "--compare", "views=8"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "views.few" in result.stderr
-    assert "1 (1)" in result.stdout
+    failed = {
+        score["method"]: score["failure"]
+        for score in json.loads((tmp_path / "consistency.json").read_text())["objects"]
+    }
+    assert failed == {TRUTH: "", "one2345": "views.few", "one2345, views=8": "", OTHERS: ""}
+
+
+def test_a_pipeline_that_draws_any_view_is_asked_for_the_fixed_ones(examples: list[Example]) -> None:
+    example, asked = examples[0], list[Settings]()
+
+    class Anywhere(Turntable):
+        def info(self) -> PipelineInfo:
+            return msgspec.structs.replace(super().info(), novel_views=True)
+
+        def generate(self, request: registry.Request, **others: object) -> Iterator[registry.Output]:
+            asked.append(request.settings)
+            yield from super().generate(request, **others)
+
+    pipeline_views(Anywhere(example), Settings(options={"other": 1}), "cpu", count=9)(example)
+    pipeline_views(Anywhere(example), Settings(options={"views": 3}), "cpu", count=9)(example)
+    pipeline_views(Turntable(example), Settings(), "cpu", count=9)(example)
+    assert [settings.options for settings in asked] == [{"views": 0, "other": 1}, {"views": 3}]
+    told = asked[0]
+    assert (told.elevation_deg, told.fov_deg) == (example.camera.elevation_deg, example.camera.fov_deg)
+    wanted = [(camera.azimuth_deg, camera.elevation_deg) for camera in fixed_cameras(example.camera, 9)]
+    assert [(look.azimuth_deg, look.elevation_deg) for look in told.look_from] == wanted
