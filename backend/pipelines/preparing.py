@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -21,10 +22,19 @@ PICTURE_SIZE = 512
 """Side of the framed picture that colours are taken from, in pixels."""
 
 
+Framer = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], Framing]]
+"""From a cutout [H, W, 4] to the framed picture [S, S, 4] and where its square lies."""
+
+
+def frame_finely(cutout: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Framing]:
+    """`frame` at the size that colours are taken at."""
+    return frame(cutout, PICTURE_SIZE)
+
+
 def prepare(
-    request: Request, stages: Stages, device: str = "cpu"
+    request: Request, stages: Stages, device: str = "cpu", framer: Framer = frame_finely
 ) -> tuple[NDArray[np.uint8], Framing, tuple[str, ...]]:
-    """The framed picture [512, 512, 4], where its square lies, and what an artist should know of the cutout."""
+    """The framed picture [S, S, 4], where its square lies, and what an artist should know of the cutout."""
     check_picture(request.picture, has_matte=request.matte is not None)
     small, factor = reduce_picture(request.picture)
     matte = request.matte
@@ -40,7 +50,7 @@ def prepare(
         return {"cutout": cut_out(small, matte, segmenter=segmenter, prompt=prompt)}
 
     cutout = stages.run("matting", compute, picture=small, matte=matte, engine=segmenter.key, prompt=prompt)["cutout"]
-    picture, framing = frame(cutout, PICTURE_SIZE)
+    picture, framing = framer(cutout)
     framing = Framing(
         center_x=framing.center_x * factor, center_y=framing.center_y * factor, side=framing.side * factor
     )

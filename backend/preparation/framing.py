@@ -42,7 +42,15 @@ def subject_box(cutout: NDArray[np.uint8]) -> tuple[int, int, int, int]:
         TurnaroundError: `picture.transparent`.
     """
     alpha = cutout[..., 3]
-    solid = alpha > alpha.max() // 2
+    return bounding_box(alpha > alpha.max() // 2)
+
+
+def bounding_box(solid: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """The box (left, top, right, bottom) of what is true in [H, W], right and bottom exclusive.
+
+    Raises:
+        TurnaroundError: `picture.transparent`, nothing is.
+    """
     rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
     if not len(rows):
         raise TurnaroundError(

@@ -4,8 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.geometry.cameras import project
+from backend.pipelines.one2345.pipeline import TINY, chosen_framer
+from backend.pipelines.preparing import frame_finely
 from backend.preparation.framing import FILL, HALF_WIDTH, frame, framed_camera, subject_box
 from protocol.errors import TurnaroundError
+from protocol.messages import Settings
 
 
 @settings(max_examples=150, deadline=None)
@@ -76,3 +79,27 @@ def test_camera_sees_half_width_to_each_side(fov):
     right = camera.world_from_camera()[:3, 0]
     pixels, _ = project(camera, np.stack([right * HALF_WIDTH, -right * HALF_WIDTH]), 100)
     assert np.allclose(pixels, [[100, 50], [0, 50]])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    place=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+    darker=st.booleans(),
+)
+def test_published_framing_is_the_fine_one_to_a_pixel_and_for_published_weights_alone(height, width, place, darker):
+    top, left = place
+    cutout = np.zeros((140, 150, 4), np.uint8)
+    cutout[top : top + height, left : left + width] = (250, 130, 60, 255)
+    asked = Settings(options={"paper_framing": True, "lower_contrast": darker})
+    assert chosen_framer(TINY, asked) is frame_finely
+    square, framing = chosen_framer("zero123-xl", asked)(cutout)
+    assert square.shape == (256, 256, 4)
+    assert 0 <= max(height, width) / FILL - framing.side < 1
+    center = np.array([framing.center_x, framing.center_y])
+    assert np.abs(center - (left + width / 2, top + height / 2)).max() <= 1
+    u, v = ((np.array([left + width / 2, top + height / 2]) - center) / framing.side + 0.5) * 256
+    expected = np.array([250, 130, 60]) * (0.8 if darker else 1)
+    if min(height, width) > max(height, width) / 8:  # else Lanczos rings across all of it
+        assert square[int(v), int(u)] == pytest.approx([*expected, 255], abs=3)

@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from msgspec import structs
+from numpy.typing import NDArray
 
 from backend.pipelines.one2345.selection import MAX_VIEWS
-from backend.pipelines.preparing import prepare
+from backend.pipelines.preparing import Framer, frame_finely, prepare
 from backend.pipelines.registry import Output, Request
 from backend.pipelines.reporting import make_report
 from backend.pipelines.shaping import Recipe
 from backend.pipelines.stage import Preview, Progress, StageCache, Stages
+from backend.preparation.published import frame_as_published, lower_contrast
 from backend.weights.store import catalogue, is_present, tiny_path
 from protocol.errors import TurnaroundError
-from protocol.messages import OptionSpec, PipelineInfo, Settings
+from protocol.messages import Framing, OptionSpec, PipelineInfo, Settings
 
 NAME = "one2345"
 
@@ -79,6 +82,19 @@ OPTIONS = (
         choices=("fast", "paper"),
     ),
     OptionSpec(
+        name="paper_framing",
+        label="Frame as Published",
+        description="The published weights see the picture framed as the paper's code does it: to whole pixels, at 256",
+        default=False,
+    ),
+    OptionSpec(
+        name="lower_contrast",
+        label="Lower Contrast",
+        description="The published weights see the picture at 0.8 of its brightness, which keeps shadows off the back; "
+        "the mesh is darker too",
+        default=False,
+    ),
+    OptionSpec(
         name="picture_is_source",
         label="Build from the Picture Too",
         description="The published reconstruction looks at the picture beside the drawn views; the paper's does not",
@@ -132,25 +148,24 @@ class One2345:
 
     def generate(self, request: Request, *, device: str, cache: StageCache, progress: Progress) -> Iterator[Output]:
         """See `registry.Pipeline`."""
+        weights = chosen_weights(request.settings, device)
         for variant in range(request.settings.variants):
             progress.variant, progress.seconds, progress.cached = variant, {}, []
-            yield self._variant(request, request.settings.seed + variant, device, Stages(cache, progress))
+            yield self._variant(request, weights, request.settings.seed + variant, device, Stages(cache, progress))
 
-    def _variant(self, request: Request, seed: int, device: str, stages: Stages) -> Output:
+    def _variant(self, request: Request, weights: str, seed: int, device: str, stages: Stages) -> Output:
         progress = stages.progress
         progress.begin("Cutting Out", (0.0, 0.02))
-        picture, framing, notes = prepare(request, stages, device)
+        picture, framing, notes = prepare(request, stages, device, chosen_framer(weights, request.settings))
         progress.begin("Loading Networks", (0.02, 0.05), Preview(cutout=picture, framing=framing, notes=notes))
-        recipe = self._load(request.settings, device)
+        recipe = self._load(weights, request.settings, device)
         made = recipe.make(picture, request.settings, seed, stages)
         progress.step(1, 1)
-        weights = self._recipe_key[0]
         report = make_report(NAME, request.settings, seed, made, framing, notes, weights, device, progress)
         return Output(made.mesh, made.views, picture, report)
 
-    def _load(self, settings: Settings, device: str) -> Recipe:
+    def _load(self, weights: str, settings: Settings, device: str) -> Recipe:
         """The recipe that the settings ask for; its networks stay loaded until another is asked for."""
-        weights = chosen_weights(settings, device)
         options = settings.options
         key: tuple[Any, ...] = (weights, device)
         if weights != TINY:
@@ -186,6 +201,21 @@ def chosen_weights(settings: Settings, device: str) -> str:
             field="options.weights",
         )
     return wanted
+
+
+def chosen_framer(weights: str, settings: Settings) -> Framer:
+    """How the cutout is framed: the small weights always see it finely and as bright as it is."""
+    options = settings.options
+    if weights == TINY:
+        return frame_finely
+    framer = frame_as_published if options.get("paper_framing") else frame_finely
+    if not options.get("lower_contrast"):
+        return framer
+
+    def darker(cutout: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Framing]:
+        return framer(lower_contrast(cutout))
+
+    return darker
 
 
 def make_recipe(weights: str, settings: Settings, device: str) -> Recipe:
