@@ -27,6 +27,7 @@ from protocol.errors import TurnaroundError
 
 SMALL = dataclasses.replace(
     TINY,
+    prediction="v_prediction",
     size=32,
     channels=(32, 32),
     heads=(2, 2),
@@ -39,11 +40,11 @@ SMALL = dataclasses.replace(
 )
 
 
-@pytest.fixture(scope="module")
-def model():
+@pytest.fixture(scope="module", params=["v_prediction", "sample"])
+def model(request):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        built = MultiviewModel(SMALL)
+        built = MultiviewModel(dataclasses.replace(SMALL, prediction=request.param))
         for adapter in built.network.cond_encoder:
             for block in adapter.body:
                 nn.init.normal_(block.block2.weight, std=0.1)
@@ -79,6 +80,8 @@ class Oracle(nn.Module):
         blind = (context == 0).all(-1).all(-1)
         assert torch.equal(blind, (latents[:, :, SMALL.latent_channels :] == 0).flatten(1).all(1))
         assert len(clean) == len(self.views) or blind.tolist() == [True] * len(self.views) + [False] * len(self.views)
+        if self.model[0].config.prediction == "sample":
+            return clean
         return (noisy / (sigma**2 + 1) - clean) * (sigma**2 + 1).sqrt() / sigma
 
 
@@ -234,6 +237,27 @@ def test_the_loss_is_the_velocitys_and_reaches_every_part(orbits):
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
     for part in (model.network.cond_encoder, model.network.mid_plucker, model.image_encoder.visual_projection):
         assert any(parameter.grad.abs().max() > 0 for parameter in part.parameters())
+
+
+def test_computing_blocks_twice_gives_the_same_gradients(orbits):
+    torch.manual_seed(0)
+    model = MultiviewModel(SMALL)
+    noised = add_noise(model, orbits, torch.Generator().manual_seed(0))
+    noised = dataclasses.replace(noised, condition=condition_of(model.requires_grad_(False), orbits))
+    network = model.network.requires_grad_(True)
+
+    def gradients():
+        network.zero_grad()
+        denoising_loss(model, noised, no_feedback(SMALL, 2, model.device))[0].mean().backward()
+        return {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
+
+    plain = gradients()
+    calls = []
+    network.unet.down_blocks[0].resnets[0].register_forward_hook(lambda *_: calls.append(1))
+    network.enable_gradient_checkpointing()
+    for name, gradient in gradients().items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-6)
+    assert len(calls) == 2
 
 
 def test_noise_and_dropped_conditions_are_spread_as_published(model, orbits):
