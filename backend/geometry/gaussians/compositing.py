@@ -90,33 +90,44 @@ def _span(center: float, extent: float, size: int) -> tuple[int, int]:
     return max(0, int(max(center - extent, 0.0) - 0.5)), min(size, int(min(center + extent, float(size)) + 1.5))
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _row(u: float, a: float, b: float, c: float, reach: float, dy: float, left: int, right: int) -> tuple[int, int]:
+    """The part of left..right where a dx^2 + 2 b dx dy + c dy^2 <= reach, and hardly more."""
+    inside = a * reach - (a * c - b * b) * dy * dy
+    if not inside > 0:
+        return left, left
+    half = np.sqrt(inside) / a + 0.01  # rounding must not cost a pixel
+    middle = u - b * dy / a - 0.5
+    return max(left, int(np.ceil(max(middle - half, -1.0)))), min(right, int(np.floor(min(middle + half, 1e9))) + 1)
+
+
 @njit(cache=True, nogil=True)
 def _bin(splats: NDArray, extents: NDArray, order: NDArray, size: int, tile: int) -> tuple[NDArray, NDArray]:
     """The splats of each tile, nearest first: entries [E], rows of `splats`; tile t has starts[t] to starts[t + 1]."""
     side = (size + tile - 1) // tile
-    starts = np.zeros(len(splats) * side * side + 1, np.int64)
-    entries = np.empty(0, np.int32)
-    for filling in range(2):
-        for i in range(len(splats)):
-            for k in order[i]:
-                left, right = _span(splats[i, k, 0], extents[i, k, 0], size)
-                top, bottom = _span(splats[i, k, 1], extents[i, k, 1], size)
-                if left >= right or top >= bottom:
-                    continue
-                for row in range(top // tile, (bottom - 1) // tile + 1):
-                    for column in range(left // tile, (right - 1) // tile + 1):
-                        t = (i * side + row) * side + column
-                        if filling:
-                            entries[starts[t]] = k
-                            starts[t] += 1
-                        else:
-                            starts[t + 1] += 1
-        if filling:  # every start has moved on to the next tile's
-            starts[1:] = starts[:-1].copy()
-            starts[0] = 0
-        else:
-            starts = np.cumsum(starts)
-            entries = np.empty(starts[-1], np.int32)
+    boxes = np.empty((*extents.shape[:2], 4), np.int32)  # in tiles: left, right, top, bottom; empty where unseen
+    counts = np.zeros(len(splats) * side * side + 1, np.int64)
+    for i in range(len(splats)):
+        for k in range(splats.shape[1]):
+            left, right = _span(splats[i, k, 0], extents[i, k, 0], size)
+            top, bottom = _span(splats[i, k, 1], extents[i, k, 1], size)
+            if left >= right or top >= bottom:
+                left = right = top = bottom = 0
+            box = left // tile, (right + tile - 1) // tile, top // tile, (bottom + tile - 1) // tile
+            boxes[i, k] = box
+            for row in range(box[2], box[3]):
+                for column in range(box[0], box[1]):
+                    counts[(i * side + row) * side + column + 1] += 1
+    starts = np.cumsum(counts)
+    free = starts[:-1].copy()
+    entries = np.empty(starts[-1], np.int32)
+    for i in range(len(splats)):
+        for k in order[i]:
+            for row in range(boxes[i, k, 2], boxes[i, k, 3]):
+                for column in range(boxes[i, k, 0], boxes[i, k, 1]):
+                    t = (i * side + row) * side + column
+                    entries[free[t]] = k
+                    free[t] += 1
     return entries, starts
 
 
@@ -143,11 +154,13 @@ def _forward(
             splat = splats[i, k]
             u, v, a, b, c, opacity = splat[0], splat[1], splat[2], splat[3], splat[4], splat[5]
             red, green, blue, depth = splat[6], splat[7], splat[8], splat[9]
+            reach = 2 * np.log(opacity / LEAST_ALPHA)
             left, right = _span(u, extents[i, k, 0], size)
             top, bottom = _span(v, extents[i, k, 1], size)
             for y in range(max(top, row * tile), min(bottom, (row + 1) * tile)):
                 dy = y + 0.5 - v
-                for x in range(max(left, column * tile), min(right, (column + 1) * tile)):
+                begin, end = _row(u, a, b, c, reach, dy, max(left, column * tile), min(right, (column + 1) * tile))
+                for x in range(begin, end):
                     if entry >= ends[i, y, x]:
                         continue
                     dx = x + 0.5 - u
@@ -204,12 +217,14 @@ def _backward(
             splat = splats[i, k]
             u, v, a, b, c, opacity = splat[0], splat[1], splat[2], splat[3], splat[4], splat[5]
             red, green, blue, depth = splat[6], splat[7], splat[8], splat[9]
+            reach = 2 * np.log(opacity / LEAST_ALPHA)
             left, right = _span(u, extents[i, k, 0], size)
             top, bottom = _span(v, extents[i, k, 1], size)
             du = dv = da = db = dc = d_opacity = d_red = d_green = d_blue = d_depth = 0.0
             for y in range(max(top, y0), min(bottom, y0 + tile)):
                 dy = y + 0.5 - v
-                for x in range(max(left, x0), min(right, x0 + tile)):
+                begin, end = _row(u, a, b, c, reach, dy, max(left, x0), min(right, x0 + tile))
+                for x in range(begin, end):
                     if entry >= ends[i, y, x]:
                         continue
                     dx = x + 0.5 - u
