@@ -40,6 +40,8 @@ class Fake:
                 OptionSpec(name="vertices", label="Vertices", description="", default=10, minimum=1, maximum=10**7),
                 OptionSpec(name="mode", label="Mode", description="", default="good", choices=MODES),
             ),
+            several_pictures=True,
+            novel_views=True,
         )
 
     def free(self):
@@ -66,7 +68,7 @@ class Fake:
                 if step == 3:
                     misbehave(mode, cache)
         except KeepError:
-            pass
+            progress.keep.clear()  # as ours do
         progress.begin("Meshing", (0.9, 1.0))
         return step
 
@@ -85,7 +87,7 @@ class Fake:
             camera=camera,
             framing=Framing(center_x=0.0, center_y=0.0, side=1.0),
             seconds={"views": 0.0},
-            warnings=(f"pid {os.getpid()}", f"steps {steps}"),
+            warnings=(f"pid {os.getpid()}", f"steps {steps}", *(f"extra {extra[0, 0].tolist()}" for extra in request.extra_pictures)),
             device=device,
         )
         mesh = Mesh(vertices, np.zeros((1, 3), np.int32), np.zeros((count, 4), np.uint8))

@@ -260,7 +260,9 @@ class Worker:
         with contextlib.closing(outputs) if hasattr(outputs, "close") else contextlib.nullcontext():  # type: ignore[type-var]
             for output in outputs:
                 done += 1
-                count = done if progress.keep.is_set() else request.settings.variants
+                with self._lock:
+                    kept = job in self._kept  # the progress's own flag is the pipeline's to clear
+                count = done if kept else request.settings.variants
                 self._send(*_result(job, done - 1, count, output))
                 self._delivered = True
                 if done == count:
