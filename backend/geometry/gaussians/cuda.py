@@ -27,6 +27,8 @@ def draw_on_cuda(
     rasterization = _gsplat()
     if rasterization is None:
         return None
+    if not len(gaussians):
+        return gaussians.means.new_zeros(*camera_from_world.shape[:-2], size, size, 5)
     gaussians = gaussians.map(Tensor.float)
     axes = None if splatting.normalise else gaussians.axes(normalise=False)
     image, weights, _ = rasterization(

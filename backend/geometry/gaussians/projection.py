@@ -16,7 +16,8 @@ LEAST_ALPHA = 1 / 255
 
 @dataclass(frozen=True)
 class Splatting:
-    """The ways in which rasterisers differ; the default is gsplat's. LGM's has alpha_cap 0.99 and normalise False.
+    """The ways in which rasterisers differ; the default is gsplat's. LGM's has alpha_cap 0.99, normalise False
+    and near 0.2; that it also leaves out what is far from a Gaussian, beyond three standard deviations, is not imitated.
 
     Attributes:
         alpha_cap: the most that one Gaussian covers of a pixel, below 1.
@@ -81,9 +82,8 @@ def project(
     # rows of the affine map from the world to the picture, [..., V, N, 3], then what it makes of the Gaussian's axes
     to_u = (fx / z)[..., None] * (row_x - slope_x[..., None] * row_z)
     to_v = (fy / z)[..., None] * (row_y - slope_y[..., None] * row_z)
-    axis_x, axis_y, axis_z = gaussians.axes(normalise=splatting.normalise)[..., None, :, :, :].unbind(
-        -2
-    )  # each [..., 1, N, 3]
+    axes = gaussians.axes(normalise=splatting.normalise)
+    axis_x, axis_y, axis_z = axes[..., None, :, :, :].unbind(-2)  # each [..., 1, N, 3]
     u, v = (row[..., :1] * axis_x + row[..., 1:2] * axis_y + row[..., 2:] * axis_z for row in (to_u, to_v))
 
     uu, uv, vv = (u * u).sum(-1), (u * v).sum(-1), (v * v).sum(-1)
