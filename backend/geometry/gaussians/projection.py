@@ -16,8 +16,10 @@ LEAST_ALPHA = 1 / 255
 
 @dataclass(frozen=True)
 class Splatting:
-    """The ways in which rasterisers differ; the default is gsplat's. LGM's has alpha_cap 0.99, normalise False
-    and near 0.2; that it also leaves out what is far from a Gaussian, beyond three standard deviations, is not imitated.
+    """The ways in which rasterisers differ; the default is gsplat's.
+
+    LGM's has alpha_cap 0.99, normalise False and near 0.2. That it also leaves out tiles beyond three standard
+    deviations of a Gaussian, where it may still be 0.011 of its opacity, is not imitated.
 
     Attributes:
         alpha_cap: the most that one Gaussian covers of a pixel, below 1.
