@@ -7,13 +7,10 @@ error that names what is missing: the libraries would only warn, and paint with 
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from backend.weights.components import ANY_KEY, load_and_check, silence
 from protocol.errors import TurnaroundError
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
@@ -75,19 +72,8 @@ def _load_network(kind: Any, folder: Path, name: str, dtype: Any) -> Any:
             "Install it again; files of another kind are not opened.",
             details=str(folder / name),
         )
-    network, info = kind.from_pretrained(
-        folder,
-        subfolder=name,
-        variant="fp16" if all(".fp16." in file for file in files) else None,
-        torch_dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # told below, together with what is missing
-    )
-    problems = [f"missing: {name}.{key}" for key in sorted(info["missing_keys"])]
-    problems += [f"of another shape: {name}.{key[0]}" for key in sorted(info["mismatched_keys"])]
-    problems += list(info["error_msgs"])
+    variant = "fp16" if all(".fp16." in file for file in files) else None
+    network, problems = load_and_check(kind, folder / name, dtype, variant=variant, spare=ANY_KEY, prefix=f"{name}.")
     if problems:
         raise TurnaroundError(
             "weights.mismatch",
@@ -95,7 +81,7 @@ def _load_network(kind: Any, folder: Path, name: str, dtype: Any) -> Any:
             "Install it again, or choose another painter.",
             details="\n".join(problems),
         )
-    return network.eval().requires_grad_(False)
+    return network
 
 
 def _index(folder: Path) -> dict[str, Any]:
@@ -117,23 +103,3 @@ def _damaged(folder: Path, why: str) -> TurnaroundError:
         "Install it again: a file may be cut off or of another kind.",
         details=f"{folder}: {why}",
     )
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Keeps the libraries' bars and remarks off the terminal, where the job's own progress is."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    before = [(library, library.get_verbosity()) for library in (diffusers_logging, transformers_logging)]
-    try:
-        for library, _ in before:
-            library.set_verbosity(logging.CRITICAL)
-            library.disable_progress_bar()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        for library, level in before:
-            library.set_verbosity(level)
-            library.enable_progress_bar()

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.generators.text.base import Painting
-from backend.generators.text.loading import load_pipeline, pipeline_class, silence
+from backend.generators.text.loading import load_pipeline, pipeline_class
 from backend.pipelines.stage import Progress, StageCache, Stages, digest
+from backend.weights.components import silence
 from backend.weights.store import WeightsEntry, catalogue, is_present, weights_folder, weights_root
 from protocol.errors import TurnaroundError
 from protocol.messages import Imagine, PainterInfo, PictureReport

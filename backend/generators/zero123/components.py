@@ -12,9 +12,7 @@ The folder's own pipeline class is not used: current versions of diffusers refus
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,12 +20,11 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
-from transformers.utils import logging as transformers_logging
 
+from backend.weights.components import load_and_check
 from protocol.errors import TurnaroundError
 
 from .pose import POSE_SIZE, PoseStyle
@@ -146,29 +143,14 @@ def load_network(cls: Any, folder: Path, dtype: torch.dtype, spare: tuple[str, .
     if not safe and not any(folder.glob("*.bin")):
         raise _missing(folder / "*.safetensors")
     try:
-        with _silence():
-            network, info = cls.from_pretrained(
-                folder,
-                torch_dtype=dtype,
-                use_safetensors=safe,
-                local_files_only=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, together with the others
-            )
+        network, problems = load_and_check(cls, folder, dtype, safetensors=safe, spare=spare)
     except MemoryError:
         raise
     except Exception as error:  # a cut or foreign file fails in the libraries in any of a dozen ways
         raise _damaged(folder, repr(error)) from error
-    problems = [f"missing: {key}" for key in sorted(info["missing_keys"])]
-    problems += [f"unexpected: {key}" for key in sorted(info["unexpected_keys"]) if not key.startswith(spare or "\0")]
-    problems += [
-        f"shape of {key}: {tuple(stored)} in the file, {tuple(own)} in the network"
-        for key, stored, own in sorted(info["mismatched_keys"])
-    ]
-    problems += info["error_msgs"]
     if problems:
         raise _mismatch(folder, f"does not fit the model ({len(problems)} parts differ).", problems)
-    return network.eval().requires_grad_(False)
+    return network
 
 
 def _load_projection(folder: Path) -> tuple[nn.Linear, PoseStyle]:
@@ -204,23 +186,6 @@ def _tensors(folder: Path) -> Mapping[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise _damaged(files[0], "not a table of tensors")
     return tensors
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps the libraries' warnings and progress bars about what is checked here off the terminal."""
-    libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
-    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
-    for library in libraries:
-        library.set_verbosity(logging.CRITICAL)
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, (verbosity, bar) in zip(libraries, before, strict=True):
-            library.set_verbosity(verbosity)
-            if bar:
-                library.enable_progress_bar()
 
 
 # ---------------------------------------------------------------------------------------------- configs and errors
