@@ -129,6 +129,8 @@ class PipelineInfo(Struct, frozen=True, kw_only=True):
     licence: Text = ""
     several_pictures: bool = False
     """Whether it takes `Settings.extra_pictures`."""
+    splats: bool = False
+    """Whether Gaussians come with its meshes, as the array `splats` of `Result`."""
     novel_views: bool = False
     """Whether it draws the views of `Settings.look_from`."""
 
@@ -371,7 +373,9 @@ class Result(Message, tag="result", frozen=True, kw_only=True):
     """One finished variant; the job is done after `index == count - 1`.
 
     Arrays: `vertices` float32 [N, 3], `faces` int32 [M, 3], `colors` uint8 [N, 4], `views` uint8 [V, H, W, 4],
-    `cutout` uint8 [S, S, 4] (the framed picture that the pipeline saw).
+    `cutout` uint8 [S, S, 4] (the framed picture that the pipeline saw). From pipelines that reconstruct Gaussians also
+    `splats` float32 [K, 14], in the object frame: centre (3), unit quaternion w x y z (4), standard deviations along
+    its axes (3), opacity, sRGB colour in 0..1 (3).
     """
 
     job: JobId

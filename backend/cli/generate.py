@@ -23,6 +23,7 @@ from .imagine import NegativePrompt, PainterName, SingleObject, check_picture_na
 from .job import Job, Variant
 from .pictures import Also, parse_also, read, write_png
 from .runner import Backend, Cache, Connect, choose_runner
+from .splats import check_makes_splats, check_splats_name, write
 
 
 def generate(
@@ -64,6 +65,9 @@ def generate(
     backend: Backend = False,
     connect: Connect = None,
     views_out: Annotated[Path | None, typer.Option(help="Folder for the views that were drawn, as PNG.")] = None,
+    splats: Annotated[
+        Path | None, typer.Option(help="Also write the Gaussians that the mesh was made of, as .ply.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="JSON file for what was done and how long it took.")] = None,
     cache: Cache = True,
     verbose: Verbose = False,
@@ -72,6 +76,8 @@ def generate(
     from backend.geometry.export import encoder, write_file, write_mesh
 
     encoder(output)  # raises if there is no such format, before anything takes time
+    if splats is not None:
+        check_splats_name(splats)
     if (picture is None) == (not prompt):
         raise typer.BadParameter("Give a picture or a --prompt, one of the two.")
     if picture is not None and (painter or negative_prompt or picture_out):
@@ -102,6 +108,8 @@ def generate(
         options = [*(option or []), *([f"weights={weights}"] if weights else [])]
         settings = msgspec.structs.replace(settings, options=parse_options(options, info))
         check_engine(pipeline, settings, {pipeline: info})  # before a picture is drawn for it
+        if splats is not None:
+            check_makes_splats(info)
         if picture is not None:
             pixels = read(picture)
         else:
@@ -125,6 +133,8 @@ def generate(
             for index, variant in enumerate(runner.run(job, bar)):
                 path = numbered(output, index, variants)
                 write_mesh(variant.mesh, path)
+                if splats is not None:
+                    write(variant, numbered(splats, index, variants))
                 if views_out is not None:
                     _write_views(variant, views_out if variants == 1 else views_out / str(index + 1))
                 done.append(_entry(variant, path))

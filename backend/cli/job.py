@@ -27,6 +27,7 @@ class Variant:
     cutout: NDArray[np.uint8]
     cameras: tuple[ViewCamera, ...]
     report: Report
+    splats: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

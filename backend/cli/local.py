@@ -51,7 +51,7 @@ class Local:
             )
             for output in outputs:
                 cameras = tuple(_camera(camera) for camera in output.views.cameras)
-                yield Variant(output.mesh, output.views.images, output.cutout, cameras, output.report)
+                yield Variant(output.mesh, output.views.images, output.cutout, cameras, output.report, output.splats)
 
     def painters(self) -> dict[str, PainterInfo]:
         """How the painters present themselves, by name."""

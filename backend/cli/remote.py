@@ -125,4 +125,5 @@ def _variant(message: Result, received: Received) -> Variant:
         array("vertices", (0, 3), np.float32), array("faces", (0, 3), np.int32), array("colors", (0, 4), np.uint8)
     )
     views = array("views", (0, 1, 1, 4), np.uint8)
-    return Variant(mesh, views, array("cutout", (1, 1, 4), np.uint8), message.view_cameras, message.report)
+    cutout, splats = array("cutout", (1, 1, 4), np.uint8), arrays.get("splats")
+    return Variant(mesh, views, cutout, message.view_cameras, message.report, splats)

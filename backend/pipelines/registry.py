@@ -48,12 +48,14 @@ class Output:
         views: the generated views.
         cutout: uint8 [S, S, 4], the framed picture that the pipeline saw.
         report: how it came about.
+        splats: float32 [N, 14], see `Gaussians.packed`, where the mesh was made of Gaussians.
     """
 
     mesh: Mesh
     views: ViewSet
     cutout: NDArray[np.uint8]
     report: Report
+    splats: NDArray[np.float32] | None = None
 
 
 @runtime_checkable

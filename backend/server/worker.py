@@ -357,6 +357,8 @@ def _result(job: str, index: int, count: int, output: registry.Output) -> tuple[
         for c in output.views.cameras
     )
     arrays = _mesh_arrays(output.mesh) | {"views": output.views.images, "cutout": output.cutout}
+    if output.splats is not None:
+        arrays["splats"] = output.splats
     return Result(job=job, index=index, count=count, report=output.report, view_cameras=cameras), arrays
 
 

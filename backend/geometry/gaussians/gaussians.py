@@ -125,6 +125,17 @@ class Gaussians:
         """Field -> float32 array."""
         return {name: getattr(self, name).detach().cpu().float().numpy() for name in WIDTHS}
 
+    def packed(self) -> NDArray[np.float32]:
+        """An unbatched set as one array [N, 14]: the fields' numbers side by side, in the fields' order."""
+        return np.concatenate([array.reshape(len(self), -1) for array in self.arrays().values()], axis=1)
+
+    @classmethod
+    def unpacked(cls, packed: NDArray[np.floating]) -> Gaussians:
+        """The Gaussians whose `packed` this is."""
+        ends = np.cumsum([max(width, 1) for width in WIDTHS.values()])
+        parts = dict(zip(WIDTHS, np.split(packed, ends[:-1], axis=1), strict=True))
+        return cls.from_arrays(parts | {"opacities": parts["opacities"][:, 0]})
+
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.floating]]) -> Gaussians:
         """The Gaussians whose `arrays` these are; others under other names do not matter."""
