@@ -14,7 +14,7 @@ from . import screen
 from .jobs import Job, after_drawing
 from .protocol.errors import TurnaroundError
 from .protocol.messages import Framing, Imagined, Result
-from .scene import cutouts, drawn, preview, results, thumbnails
+from .scene import cutouts, drawn, images, preview, results, thumbnails
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +22,11 @@ log = logging.getLogger(__name__)
 def must_wait(job: Job) -> bool:
     """Whether this is no moment to change the scene: she is editing, so that undo is not ours, or a render reads it.
 
-    A picture that was drawn needs no step of undo: its mesh is on its way meanwhile.
+    A picture that was drawn, and a view, need no step of undo.
     """
     active = results.view_layer(_scene(job)).objects.active
-    if job.imagine is None and active is not None and active.mode != "OBJECT":
+    needs_undo = job.imagine is None and not job.settings.look_from
+    if needs_undo and active is not None and active.mode != "OBJECT":
         job.waits_for = "Done: Leave " + active.mode.replace("_", " ").title() + " Mode to See It"
     elif bpy.app.is_job_running("RENDER"):
         job.waits_for = "Done: Waiting for the Render"
@@ -37,6 +38,8 @@ def must_wait(job: Job) -> bool:
 def deliver(job: Job, message: Result, arrays: Mapping[str, NDArray[Any]]) -> TurnaroundError | None:
     """Puts a result into the scene as one step of undo; returns what went wrong, if anything did."""
     preview.clear()
+    if job.settings.look_from:
+        return _deliver_views(job, message, arrays)
     scene = _scene(job)
     problem = None
     try:
@@ -53,6 +56,21 @@ def deliver(job: Job, message: Result, arrays: Mapping[str, NDArray[Any]]) -> Tu
     screen.show_colors()
     screen.push_undo(job.undo)
     return problem
+
+
+def _deliver_views(job: Job, message: Result, arrays: Mapping[str, NDArray[Any]]) -> TurnaroundError | None:
+    """Keeps views that were asked for as images, and shows the last in an Image Editor, if one is open."""
+    views = arrays.get("views")
+    if views is None or views.ndim != 4 or not len(views) or len(views) != len(message.view_cameras):
+        return TurnaroundError("result.invalid", "The backend sent no view.", "Look again.")
+    for view, camera in zip(views, message.view_cameras, strict=True):
+        turned, raised = round(camera.azimuth_deg), round(camera.elevation_deg)
+        image = images.write(f"{job.wish.name} {turned}° {raised}°", view)
+        image.pack()
+        image.use_fake_user = True
+        image.preview_ensure()
+    screen.show_in_open_editor(image)
+    return None
 
 
 def deliver_picture(job: Job, message: Imagined, arrays: Mapping[str, NDArray[Any]]) -> Job:

@@ -10,15 +10,16 @@ from typing import Any
 
 import bpy
 import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
 from . import engines, painters
 from .properties import RESOLUTIONS
 from .protocol.errors import TurnaroundError
-from .protocol.messages import Event, Framing, Imagine, PictureReport, Settings
+from .protocol.messages import Direction, Event, Framing, Imagine, PictureReport, PipelineInfo, Settings
 from .protocol.validation import check_engine, check_imagine, check_settings
 from .scene import cutouts, drawn, images, subjects
-from .scene.cameras import picture_view
+from .scene.cameras import picture_view, viewport_direction
 from .scene.results import Wish, in_the_way
 from .scene.stamps import Stamp, stamp_of, variants_of
 
@@ -36,6 +37,7 @@ class Job:
         pipeline: the engine's name.
         settings: what is asked of it.
         picture: uint8 [H, W, 4]; None where `picture_of` names a job whose picture is meant, or it is to be drawn.
+        extra_pictures: uint8 [H, W, 4] each, one for each of `settings.extra_pictures`; empty with `picture_of`.
         matte: uint8 [H, W], the subject's alpha where the artist has painted one.
         picture_of: see there.
         imagine: the picture that is to be drawn first; None once it is there.
@@ -62,6 +64,7 @@ class Job:
     wish: Wish
     scene: str
     undo: str
+    extra_pictures: tuple[NDArray[Any], ...] = ()
     matte: NDArray[Any] | None = None
     picture_of: str | None = None
     imagine: Imagine | None = None
@@ -171,6 +174,7 @@ def generation(context: bpy.types.Context) -> Job:
         match_camera=match_camera,
         stacked=match_camera or chosen.layout == "STACK",
         drawn=drawn.report_of(picture),
+        further=tuple(further.picture.name for further in _further(scene)),
     )
     settings, engine = check_settings(_settings(scene, size, picture)), engines.chosen(scene)
     if engine is not None:
@@ -179,6 +183,7 @@ def generation(context: bpy.types.Context) -> Job:
         pipeline=engine.name if engine else chosen.engine_name,
         settings=settings,
         picture=pixels,
+        extra_pictures=tuple(images.read(further.picture) for further in _further(scene)),
         matte=matte,
         wish=wish,
         scene=scene.name,
@@ -232,8 +237,70 @@ def _settings(scene: bpy.types.Scene, size: tuple[int, int], picture: bpy.types.
         quality="standard" if custom else chosen.quality.lower(),
         matting=chosen.matting.lower(),
         **(subjects.settings_of(picture) if picture is not None else {}),
+        extra_pictures=tuple(
+            Direction(
+                azimuth_deg=math.degrees(further.azimuth),
+                elevation_deg=None if further.same_elevation else math.degrees(further.elevation),
+            )
+            for further in _further(scene)
+        ),
         options=engines.options_of(scene, engine) if engine else {},
     )
+
+
+def _further(scene: bpy.types.Scene) -> list[Any]:
+    """The further pictures that are chosen, if the engine takes them."""
+    engine = engines.chosen(scene)
+    if engine is None or not engine.several_pictures:
+        return []
+    return [further for further in scene.turnaround.further if further.picture is not None]
+
+
+def looked_at(context: bpy.types.Context) -> Stamp | None:
+    """The result that Look from Here looks at, if one is selected."""
+    return stamp_of(context.active_object)
+
+
+def looking_engine(context: bpy.types.Context) -> PipelineInfo | None:
+    """The engine that draws the view: the one that made the selected result if it can, else the chosen one."""
+    stamp = looked_at(context)
+    own = engines.offered().get(stamp.report.pipeline) if stamp is not None else None
+    choices = (own, engines.chosen(context.scene))
+    return next((engine for engine in choices if engine is not None and engine.novel_views), None)
+
+
+def looking(context: bpy.types.Context, view: bpy.types.RegionView3D) -> Job:
+    """The job that draws the view from where a 3D View looks: at the selected result, else at the 3D cursor.
+
+    With the settings of the result's own engine, the views that it was made of come from the cache, and the new one
+    agrees with them.
+
+    Raises:
+        TurnaroundError: as `generation`; `engine.views`, the engine cannot.
+    """
+    stamp, engine, scene = looked_at(context), looking_engine(context), context.scene
+    if engine is None:
+        raise TurnaroundError(
+            "engine.views", "No engine is there that draws views from anywhere.", "Choose another engine, such as 3DiM."
+        )
+    frame_from_world = np.eye(4)
+    if stamp is None:
+        frame_from_world[:3, 3] = -np.array(scene.cursor.location)
+        job = generation(context)
+    else:
+        obj = context.active_object
+        frame_from_world = np.array(obj.matrix_world.inverted())
+        frame_from_world[:3] /= stamp.scale
+        frame_from_world[2, 3] += stamp.bottom
+        settings = msgspec.structs.replace(stamp.report.settings, seed=stamp.report.seed)
+        if engine.name != stamp.report.pipeline:
+            settings = msgspec.structs.replace(
+                settings, elevation_deg=stamp.report.elevation_deg, options=engines.options_of(scene, engine)
+            )
+        job = _from_earlier(stamp, settings, _wish_like(obj, stamp), scene, "")
+    looks = (viewport_direction(view, frame_from_world),)
+    settings = check_settings(msgspec.structs.replace(job.settings, variants=1, look_from=looks))
+    return replace(job, pipeline=engine.name, settings=settings, undo="Look from Here", in_the_way="")
 
 
 def rebuilding(obj: bpy.types.Object, stamp: Stamp, scene: bpy.types.Scene) -> Job:
@@ -279,6 +346,7 @@ def _wish_like(obj: bpy.types.Object, stamp: Stamp) -> Wish:
         height=max(heights) - min(heights) if stamp.scale != 1.0 else 0.0,
         match_camera=stamp.overlap is not None,
         drawn=stamp.drawn,
+        further=stamp.further,
     )
 
 
@@ -294,7 +362,18 @@ def with_its_picture(job: Job) -> Job | None:
         return None
     try:
         pixels, matte = cutouts.read(picture)
-    except TurnaroundError:
+        extras = tuple(images.read(bpy.data.images[name]) for name in job.wish.further)
+    except (TurnaroundError, KeyError):
         return None
     wish = replace(job.wish, size=(pixels.shape[1], pixels.shape[0]))
-    return replace(job, picture=pixels, matte=matte, picture_of=None, wish=wish, request="", id="", event=None)
+    return replace(
+        job,
+        picture=pixels,
+        extra_pictures=extras,
+        matte=matte,
+        picture_of=None,
+        wish=wish,
+        request="",
+        id="",
+        event=None,
+    )

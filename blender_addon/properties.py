@@ -35,6 +35,32 @@ def _redraw_pictures(settings: PropertyGroup, context: bpy.types.Context) -> Non
     screen.redraw_pictures()
 
 
+class TURNAROUND_PG_further(PropertyGroup):
+    """A further picture of the subject, and from where it was taken."""
+
+    picture: PointerProperty(name="Picture", description="Another picture of the same subject", type=bpy.types.Image)
+    azimuth: FloatProperty(
+        name="Angle",
+        description="How far around the subject its camera stood, counter-clockwise from above: 180° is from behind",
+        subtype="ANGLE",
+        min=math.radians(-360.0),
+        max=math.radians(360.0),
+        default=math.radians(180.0),
+        precision=1,
+    )
+    same_elevation: BoolProperty(
+        name="Same Elevation", description="It was taken from as far above as the first picture", default=True
+    )
+    elevation: FloatProperty(
+        name="Elevation",
+        description="How far above the horizon its camera stood",
+        subtype="ANGLE",
+        min=math.radians(-90.0),
+        max=math.radians(90.0),
+        precision=1,
+    )
+
+
 class TURNAROUND_PG_settings(PropertyGroup):
     """Settings of the next job, kept with the scene."""
 
@@ -65,6 +91,7 @@ class TURNAROUND_PG_settings(PropertyGroup):
         type=bpy.types.Image,
         update=_show_picture,
     )
+    further: CollectionProperty(type=TURNAROUND_PG_further)
     matting: EnumProperty(
         name="Background",
         description="What takes the background off; a picture that is transparent there already stays as it is",
@@ -193,7 +220,13 @@ class TURNAROUND_PG_subject(PropertyGroup):
     points: CollectionProperty(type=TURNAROUND_PG_point)
 
 
-CLASSES = (TURNAROUND_PG_settings, TURNAROUND_PG_result, TURNAROUND_PG_point, TURNAROUND_PG_subject)
+CLASSES = (
+    TURNAROUND_PG_further,
+    TURNAROUND_PG_settings,
+    TURNAROUND_PG_result,
+    TURNAROUND_PG_point,
+    TURNAROUND_PG_subject,
+)
 
 
 def register() -> None:

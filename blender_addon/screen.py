@@ -40,6 +40,16 @@ def show_picture(context: bpy.types.Context, image: bpy.types.Image) -> bpy.type
     return area
 
 
+def show_in_open_editor(image: bpy.types.Image) -> None:
+    """Shows an image in an Image Editor that shows no picture to work from, if one is open; what is edited stays."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            space = area.spaces.active
+            if area.type == "IMAGE_EDITOR" and space.mode == "VIEW":
+                space.image = image
+                return
+
+
 def show_colors() -> None:
     """Has Solid views show colour attributes, where they are left at Blender's default of one colour a material."""
     for window in bpy.context.window_manager.windows:

@@ -293,6 +293,7 @@ class Session:
                 job.picture,
                 matte=job.matte,
                 picture_of=job.picture_of,
+                extra_pictures=job.extra_pictures,
                 label=job.wish.picture,
             )
         self.job = job

@@ -121,7 +121,8 @@ class Client:
             label: for lists of jobs.
         """
         arrays = {name: a for name, a in (("picture", picture), ("matte", matte)) if a is not None}
-        arrays |= dict(zip(extra_names(settings), extra_pictures, strict=True))
+        if extra_pictures:  # else those of the job that `picture_of` names
+            arrays |= dict(zip(extra_names(settings), extra_pictures, strict=True))
         request = uuid.uuid4().hex
         message = Submit(
             request=request, pipeline=pipeline, settings=settings, label=label[:4096], picture_of=picture_of

@@ -48,11 +48,18 @@ def check_settings(settings: Settings) -> Settings:
     Raises:
         TurnaroundError: `settings.invalid`, with the field.
     """
-    raw = {name: getattr(settings, name) for name in settings.__struct_fields__}
+    raw = {name: _plain(getattr(settings, name)) for name in settings.__struct_fields__}
     try:
         return msgspec.convert(raw, Settings)
     except msgspec.ValidationError as error:
         raise explain(str(error).replace("`$.", "`$.settings."), {"settings": raw}) from None
+
+
+def _plain(value: Any) -> Any:
+    """A tuple's structs as dicts: msgspec takes structs as they are."""
+    if not isinstance(value, tuple):
+        return value
+    return [msgspec.structs.asdict(item) if isinstance(item, msgspec.Struct) else item for item in value]
 
 
 def check_options(settings: Settings, pipeline: PipelineInfo) -> None:

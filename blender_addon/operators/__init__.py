@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import bpy
 
-from . import backend, generate, models, result, setup, subject
+from . import backend, generate, models, result, setup, subject, views
 
-CLASSES = tuple(cls for part in (generate, subject, result, backend, setup, models) for cls in part.CLASSES)
+CLASSES = tuple(cls for part in (generate, subject, views, result, backend, setup, models) for cls in part.CLASSES)
 
 
 def register() -> None:

@@ -13,7 +13,7 @@ from ..operators.generate import label
 from ..protocol.errors import TurnaroundError
 from ..scene import cutouts, drawn, images, thumbnails
 from ..scene.stamps import stamp_of
-from . import widgets
+from . import further, widgets
 
 THUMBNAIL_SCALE = 5.0
 
@@ -45,8 +45,9 @@ class Generate:
             _draw_text(layout, context, settings)
         else:
             _draw_picture(layout, context, settings)
-        _draw_camera(layout, context, settings)
         engine = engines.chosen(context.scene)
+        further.draw_pictures(layout, settings, engine)
+        _draw_camera(layout, context, settings)
         if engine is not None:  # a backend that has not run yet has told of none
             layout.prop(settings, "engine")
             _draw_engine(layout, context, engine)
@@ -65,6 +66,7 @@ class Generate:
             button = layout.row()
             button.scale_y = 1.6
             button.operator("turnaround.generate", text=label(context))
+            further.draw_look(layout, context, engine)
 
 
 def _draw_set_up(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..protocol.errors import TurnaroundError
-from ..protocol.messages import ViewCamera
+from ..protocol.messages import Direction, ViewCamera
 
 Array = NDArray[np.float64]
 
@@ -27,6 +27,27 @@ def orbit_rotation(camera: ViewCamera) -> Array:
     right = np.array([np.cos(a), np.sin(a), 0.0])
     forward = np.array([-np.sin(a) * np.cos(e), np.cos(a) * np.cos(e), -np.sin(e)])
     return np.stack([right, np.cross(forward, right), forward], axis=1)
+
+
+def direction_of(towards: Array) -> Direction:
+    """From where one looks at the object frame's origin who stands in a direction [3] of it, of any length."""
+    x, y, z = towards / np.linalg.norm(towards)
+    return Direction(
+        azimuth_deg=float(np.degrees(np.arctan2(x, -y))), elevation_deg=float(np.degrees(np.arcsin(np.clip(z, -1, 1))))
+    )
+
+
+def viewport_direction(view: bpy.types.RegionView3D, frame_from_world: Array) -> Direction:
+    """From where a 3D View looks at an object.
+
+    Args:
+        view: of the 3D View.
+        frame_from_world: affine [4, 4] to the object frame.
+    """
+    world_from_camera = np.array(view.view_matrix.inverted())
+    if view.is_perspective:
+        return direction_of((frame_from_world @ world_from_camera[:, 3])[:3])
+    return direction_of(frame_from_world[:3, :3] @ world_from_camera[:3, 2])  # a Blender camera looks down its -Z
 
 
 @dataclass(frozen=True)

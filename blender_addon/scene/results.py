@@ -37,6 +37,7 @@ class Wish:
         match_camera: cover the subject in the picture instead of standing at the cursor.
         stacked: variants in one place with one visible, instead of side by side.
         drawn: how the picture was drawn, if that was from a text.
+        further: names of the further pictures' datablocks.
         replaces: `session_uid` of the object whose mesh this is a new version of, or None.
     """
 
@@ -49,6 +50,7 @@ class Wish:
     match_camera: bool = False
     stacked: bool = False
     drawn: PictureReport | None = None
+    further: tuple[str, ...] = ()
     replaces: int | None = None
 
 
@@ -82,6 +84,7 @@ def add(message: Result, arrays: Mapping[str, NDArray[Any]], wish: Wish, scene: 
         scale=base.scale,
         bottom=base.bottom,
         drawn=wish.drawn,
+        further=wish.further,
     )
     obj = _replace(target, mesh) if target is not None else _stand(mesh, message, wish, scene)
     stamp.views = _keep_views(obj.name, arrays, target)

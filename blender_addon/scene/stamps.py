@@ -36,6 +36,7 @@ class Stamp(msgspec.Struct, kw_only=True):
         bottom: see `Base`.
         views: name of the contact sheet's datablock.
         drawn: how the picture was drawn, if that was from a text.
+        further: names of the further pictures' datablocks.
         overlap: intersection over union with the subject since *Match Camera*; None while it stands elsewhere.
     """
 
@@ -50,6 +51,7 @@ class Stamp(msgspec.Struct, kw_only=True):
     bottom: float
     views: str = ""
     drawn: PictureReport | None = None
+    further: tuple[str, ...] = ()
     overlap: float | None = None
 
     @property

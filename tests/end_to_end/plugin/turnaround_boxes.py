@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -47,6 +48,14 @@ def boxes(color: np.ndarray) -> Mesh:
     return Mesh(vertices, faces, np.concatenate([colors, np.full((16, 1), 255)], axis=1).astype(np.uint8))
 
 
+EMPTY = Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32), np.zeros((0, 4), np.uint8))
+
+
+def mean_color(picture: np.ndarray) -> np.ndarray:
+    """Of what is not clear, uint8 [3]."""
+    return picture[picture[..., 3] > 127][:, :3].mean(axis=0).astype(np.uint8)
+
+
 class Boxes:
     """See the module."""
 
@@ -56,19 +65,30 @@ class Boxes:
             OptionSpec(name="steps", label="Steps", description="How many.", default=2, minimum=1, maximum=200),
             OptionSpec(name="end", label="End", description="How.", default="well", choices=("well", "badly", "crash")),
         )
-        return PipelineInfo(name="boxes", label="Boxes", description="An L of boxes.", options=options)
+        return PipelineInfo(
+            name="boxes",
+            label="Boxes",
+            description="An L of boxes.",
+            options=options,
+            several_pictures=True,
+            novel_views=True,
+        )
 
     def generate(self, request: Request, *, device: str, cache: StageCache, progress: Progress) -> Iterator[Output]:
         """Yields an L in the mean colour of the picture, stretched to its resolution."""
         settings, picture = request.settings, request.picture
         height, width = picture.shape[:2]
         stages = Stages(cache, progress)
-        color = picture[picture[..., 3] > 127][:, :3].mean(axis=0).astype(np.uint8)
+        color = mean_color(picture)
         shape = boxes(color)
         elevation = settings.elevation_deg if settings.elevation_deg is not None else 20.0
         camera = framed_camera(elevation, fov_deg=settings.fov_deg or 40.0)
         cutout = self._cutout(shape, camera, color)
         framing = Framing(center_x=width / 2, center_y=height / 2, side=float(min(width, height)))
+        told = tuple(
+            f"From {direction.azimuth_deg:.0f}°: {mean_color(extra).tolist()}."
+            for direction, extra in zip(settings.extra_pictures, request.extra_pictures, strict=True)
+        )
         matte = (f"A matte of {int((request.matte > 127).sum())} pixels.",) if request.matte is not None else ()
         for variant in range(settings.variants):
             progress.variant = variant
@@ -105,8 +125,13 @@ class Boxes:
                 framing=framing,
                 seconds=dict(progress.seconds),
                 cached=tuple(progress.cached),
-                warnings=(*notes, *matte),
+                warnings=(*notes, *matte, *told),
             )
+            if settings.look_from:
+                directions = [(d.azimuth_deg, d.elevation_deg) for d in settings.look_from]
+                looks = [replace(camera, azimuth_deg=a, elevation_deg=e) for a, e in directions]
+                yield Output(EMPTY, ViewSet(views[: len(looks)], tuple(looks)), cutout, report)
+                continue
             cameras = tuple(camera.moved(azimuth_deg=90.0 * number) for number in range(4))
             yield Output(shape, ViewSet(views, cameras), cutout, report)
 

@@ -1,0 +1,72 @@
+"""Further pictures to work from, and views from wherever the artist looks."""
+
+from __future__ import annotations
+
+import bpy
+
+from .. import jobs
+from ..protocol.messages import MAX_EXTRA_PICTURES
+from .generate import begin, idle
+
+
+class TURNAROUND_OT_add_picture(bpy.types.Operator):
+    """Add a further picture of the subject, such as your own view from behind"""
+
+    bl_idname = "turnaround.add_picture"
+    bl_label = "Add Picture"
+    bl_options = {"REGISTER", "UNDO", "INTERNAL"}  # noqa: RUF012  (Blender reads it from the class)
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether there is room for one more."""
+        if len(context.scene.turnaround.further) >= MAX_EXTRA_PICTURES:
+            cls.poll_message_set(f"{MAX_EXTRA_PICTURES} further pictures are the most")
+            return False
+        return True
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Adds an empty place for it."""
+        context.scene.turnaround.further.add()
+        return {"FINISHED"}
+
+
+class TURNAROUND_OT_remove_picture(bpy.types.Operator):
+    """Work without this picture"""
+
+    bl_idname = "turnaround.remove_picture"
+    bl_label = "Remove Picture"
+    bl_options = {"REGISTER", "UNDO", "INTERNAL"}  # noqa: RUF012  (Blender reads it from the class)
+
+    index: bpy.props.IntProperty(options={"HIDDEN", "SKIP_SAVE"})
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Removes its place; the image stays."""
+        context.scene.turnaround.further.remove(self.index)
+        return {"FINISHED"}
+
+
+class TURNAROUND_OT_look_from_here(bpy.types.Operator):
+    """Draw what the subject looks like from where this view looks at it, as an image"""
+
+    bl_idname = "turnaround.look_from_here"
+    bl_label = "Look from Here"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether this is a 3D View, and an engine is there that can."""
+        if context.area is None or context.area.type != "VIEW_3D":
+            return False
+        if jobs.looking_engine(context) is None:
+            cls.poll_message_set("Choose an engine that draws views from anywhere, such as 3DiM")
+            return False
+        if jobs.looked_at(context) is None and jobs.picture_of(context) is None:
+            cls.poll_message_set("Choose a picture first")
+            return False
+        return idle(cls)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Starts the job; the image arrives by the timer."""
+        return begin(self, lambda: jobs.looking(context, context.space_data.region_3d))
+
+
+CLASSES = (TURNAROUND_OT_add_picture, TURNAROUND_OT_remove_picture, TURNAROUND_OT_look_from_here)
