@@ -224,7 +224,7 @@ class Turntable(Blocks):
 
     def generate(self, request: registry.Request, **others: object) -> Iterator[registry.Output]:
         few = request.settings.options.get("views") == 0
-        cameras = tuple(self.example.camera.moved(azimuth_deg=60.0 * k) for k in range(3 if few else 8))
+        cameras = tuple(self.example.camera.moved(azimuth_deg=45.0 * k) for k in range(3 if few else 8))
         for output in super().generate(request, **others):
             yield replace(output, views=true_views(self.example, cameras))
 
