@@ -77,6 +77,7 @@ class Fake:
         vertices = np.random.default_rng(seed).random((count, 3), np.float32)
         vertices[0] = request.picture[0, 0, :3]
         camera = ViewCamera(elevation_deg=0.0, azimuth_deg=0.0, distance=1.6, fov_deg=40.0)
+        extras = [f"extra {extra[0, 0].tolist()}" for extra in request.extra_pictures]
         report = Report(
             pipeline="fake",
             seed=seed,
@@ -87,7 +88,7 @@ class Fake:
             camera=camera,
             framing=Framing(center_x=0.0, center_y=0.0, side=1.0),
             seconds={"views": 0.0},
-            warnings=(f"pid {os.getpid()}", f"steps {steps}", *(f"extra {extra[0, 0].tolist()}" for extra in request.extra_pictures)),
+            warnings=(f"pid {os.getpid()}", f"steps {steps}", *extras),
             device=device,
         )
         mesh = Mesh(vertices, np.zeros((1, 3), np.int32), np.zeros((count, 4), np.uint8))
