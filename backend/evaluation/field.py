@@ -206,7 +206,7 @@ def _rays(cameras: Sequence[Camera], size: int) -> tuple[Tensor, Tensor]:
 def _seen_rays(views: ViewSet) -> tuple[Tensor, Tensor, Tensor]:
     """Origins, directions and RGB on white [N, 3] of all pixels that see the cube."""
     origins, directions = _rays(views.cameras, views.images.shape[1])
-    rgba = torch.from_numpy(views.images).view(-1, 4).float() / 255
+    rgba = torch.from_numpy(np.ascontiguousarray(views.images)).view(-1, 4).float() / 255
     near, far = _crossing(origins, directions)
     hit = far > near
     return origins[hit], directions[hit], (rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:])[hit]
