@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from backend.cli import app
 from backend.cli.console import CANCELLED
 from backend.cli.doctor import masked
+from backend.geometry.gaussians.ply import read_splats
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.pipelines import registry
 from backend.pipelines.stage import Preview, Progress, StageCache
@@ -44,11 +45,18 @@ class Boxes:
         self.requests: list[registry.Request] = []
         self.ready = True
         self.error: Exception | None = None
+        self.splats: np.ndarray | None = None
         self.on_step = lambda: None
 
     def info(self) -> PipelineInfo:
         return PipelineInfo(
-            name="one2345", label="Boxes", description="", options=OPTIONS, ready=self.ready, hint="Install them."
+            name="one2345",
+            label="Boxes",
+            description="",
+            options=OPTIONS,
+            ready=self.ready,
+            hint="Install them.",
+            splats=self.splats is not None,
         )
 
     def generate(
@@ -84,7 +92,7 @@ class Boxes:
             device=device,
         )
         views = ViewSet(np.full((2, 8, 8, 4), 9, np.uint8), (camera, camera.moved(azimuth_deg=90)))
-        return registry.Output(mesh, views, np.full((8, 8, 4), 7, np.uint8), report)
+        return registry.Output(mesh, views, np.full((8, 8, 4), 7, np.uint8), report, self.splats)
 
     def free(self) -> None:
         pass
@@ -153,6 +161,21 @@ def test_one_variant_keeps_its_name_and_elevation_is_found(boxes: Boxes, picture
     assert (tmp_path / "apple.glb").is_file()
     assert boxes.requests[0].settings.elevation_deg is None
     assert np.asarray(Image.open(tmp_path / "views" / "cutout.png"))[0, 0, 0] == 7
+
+
+def test_splats_are_written_where_there_are_any_and_else_refused_at_once(
+    boxes: Boxes, picture: Path, tmp_path: Path
+) -> None:
+    command = ["generate", picture, "-o", tmp_path / "apple.glb", "--splats"]
+    assert "Boxes does not make Gaussians" in turnaround(*command, tmp_path / "s.ply").stderr
+    boxes.splats = np.full((3, 14), 0.5, np.float32)
+    boxes.splats[:, 1] = (0.1, 0.2, 0.3)
+    assert "Gaussians cannot be written" in turnaround(*command, tmp_path / "s.glb").stderr
+    assert not boxes.requests
+    result = turnaround(*command, tmp_path / "s.ply", "--variants", 2)
+    assert result.exit_code == 0, result.output
+    for number in (1, 2):
+        assert np.allclose(read_splats(tmp_path / f"s.{number}.ply").packed(), boxes.splats, atol=1e-5)
 
 
 @pytest.mark.parametrize(

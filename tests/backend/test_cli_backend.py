@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from backend.cli import app
 from backend.cli.console import CANCELLED
+from backend.geometry.gaussians.ply import read_splats
 from protocol import connection
 
 PIPELINES = """
@@ -29,10 +30,12 @@ from backend.pipelines.registry import Output
 from backend.preparation.framing import framed_camera
 from protocol.messages import Framing, OptionSpec, PipelineInfo, Report, ViewCamera
 
+SPLATS = np.full((5, 14), 0.5, "f4")
+
 class Boxes:
     def info(self):
         slow = OptionSpec(name="slow", label="Slow", description="", default=False)
-        return PipelineInfo(name="boxes", label="Boxes", description="", options=(slow,))
+        return PipelineInfo(name="boxes", label="Boxes", description="", options=(slow,), splats=True)
 
     def generate(self, request, *, device, cache, progress):
         camera = framed_camera(20.0)
@@ -48,7 +51,7 @@ class Boxes:
                 pipeline="boxes", seed=index, settings=request.settings, elevation_deg=20.0, elevation_source="given",
                 elevation_spread_deg=0.0, camera=view, framing=Framing(center_x=0, center_y=0, side=1), seconds={},
             )
-            yield Output(mesh, ViewSet(np.zeros((2, 8, 8, 4), "u1"), (camera, camera)), request.picture, report)
+            yield Output(mesh, ViewSet(np.zeros((2, 8, 8, 4), "u1"), (camera, camera)), request.picture, report, SPLATS)
 
     def free(self):
         pass
@@ -104,6 +107,10 @@ def test_a_backend_does_the_job_and_says_what_it_cannot(
     string = connection.local_address().string()
     remote = turnaround("generate", picture, "-o", tmp_path / "r.ply", "--pipeline", "boxes", "--connect", string)
     assert remote.exit_code == 0, remote.output
+    splats = tmp_path / "splats.ply"
+    done = turnaround(*command[:-2], "-o", tmp_path / "box.ply", "--splats", splats)
+    assert done.exit_code == 0, done.output
+    assert np.allclose(read_splats(splats).packed(), 0.5, atol=1e-5)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")

@@ -132,6 +132,7 @@ class Ouroboros3D:
             ready=not missing,
             hint=f"These weights are missing: {', '.join(missing)}. Install Turnaround again." if missing else "",
             licence="GPL-3.0-or-later",
+            splats=True,
         )
 
     def free(self) -> None:
@@ -178,7 +179,7 @@ class Ouroboros3D:
         made = Made(mesh, views, elevation, camera)
         progress.step(1, 1)
         report = make_report(NAME, settings, seed, made, framing, notes, weights, device, progress)
-        return Output(mesh, views, picture, report)
+        return Output(mesh, views, picture, report, gaussians.packed())
 
     def _load(self, weights: str, device: str) -> tuple[Networks, ShippedNetworks]:
         """The networks stay loaded until others are asked for; torch is imported here, when it is first needed."""
@@ -204,7 +205,7 @@ def mesh_of(
         picture,
         camera,
         None,
-        lambda points, normals: field.colors(points),
+        field.colors,
         settings=settings,
         stages=stages,
         weights=weights,
