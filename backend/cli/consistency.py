@@ -114,7 +114,7 @@ def measures(seed: int, device: str) -> Measures:
     lpips, fid = installed_lpips(), installed_fid()
     for path, title, name in ((lpips, "LPIPS", "lpips-alex"), (fid, "FID", "fid-inception")):
         if path is None:
-            error_console().print(f"{title} is left out: its weights are not installed (turnaround models, {name}).")
+            error_console().print(f"{title} is left out: {name} is not among the installed models.")
     return Measures(
         distance=None if lpips is None else LpipsDistance(lpips, device),
         set_distance=None if fid is None else FidDistance(fid, device),

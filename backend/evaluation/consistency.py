@@ -3,7 +3,9 @@
 A field without view dependence is fitted to some of the views; the rest are held out, and compared with what the field
 looks like from their cameras. Nothing is compared with the truth: a method that draws the wrong object from all sides
 alike scores as high as one that draws the right one. What a score means is seen beside two others at the same cameras:
-renders of the true object, which agree as far as such a field can tell, and views of a different object each.
+renders of the true object, which agree as far as such a field can tell, and views of a different object each. The first
+bounds views that are as sharp as renders: soft ones leave less to disagree about, and from few views, in which a field
+cannot find fine detail, they can score higher than the truth.
 """
 
 from __future__ import annotations
