@@ -47,7 +47,7 @@ class PoolGenerator:
     """Draws views from a pool of pictures with an X-UNet that needs no maps.
 
     Args:
-        weights: safetensors with the network's config.
+        weights: safetensors with the network's config; or a network, ready to draw.
         device: torch device.
         dtype: to compute in; None takes `sampling_dtype`.
 
@@ -55,11 +55,12 @@ class PoolGenerator:
         TurnaroundError: as `load_xunet`.
     """
 
-    def __init__(self, weights: Path, device: str = "cpu", *, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, weights: Path | XUNet, device: str = "cpu", *, dtype: torch.dtype | None = None) -> None:
         self.device = torch.device(device)
-        self.network = load_xunet(weights).to(self.device, dtype or sampling_dtype(self.device))
-        if self.config.map_channels:
-            raise ValueError(f"{weights.name} is of a network that needs maps of a known shape")
+        network = load_xunet(weights) if isinstance(weights, Path) else weights
+        if network.config.map_channels:
+            raise ValueError("this network needs maps of a known shape")
+        self.network = network.to(self.device, dtype or sampling_dtype(self.device))
 
     @property
     def config(self) -> XUNetConfig:
