@@ -383,3 +383,14 @@ def test_gsplat_draws_the_same(splatting):
         assert (a - e).abs().max() < 0.02  # where an alpha falls on the other side of 1/255
     for name, e in expected_gradients.items():
         assert (actual_gradients[name] - e).norm() < 0.02 * e.norm(), name
+
+
+def test_packed_they_are_as_the_wire_has_them():
+    gaussians = some(5).map(Tensor.float)
+    packed = gaussians.packed()
+    assert (packed.shape, packed.dtype) == ((5, 14), np.float32)
+    for name, columns in {"means": [0, 1, 2], "scales": [7, 8, 9], "colors": [11, 12, 13]}.items():
+        assert np.array_equal(packed[:, columns], getattr(gaussians, name).numpy())
+    assert np.array_equal(packed[:, 10], gaussians.opacities.numpy())
+    again = Gaussians.unpacked(packed)
+    assert all(torch.equal(getattr(again, name), getattr(gaussians, name)) for name in WIDTHS)
