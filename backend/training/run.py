@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
@@ -23,6 +23,9 @@ from backend.training.orbits import OrbitTensors, mirrorable
 from backend.training.published import NAME as PUBLISHED
 from backend.weights.store import load_into, save_weights, tiny_path
 from protocol.errors import TurnaroundError
+
+if TYPE_CHECKING:
+    from backend.training.ouroboros3d import Ouroboros3DConfig
 
 ZERO123 = "zero123"
 """Not in `TRAINABLES`: it is several networks, learned one after the other."""
@@ -113,7 +116,7 @@ TRAINABLES = {
     "3dim": Trainable(_threedim, batch_size=16, learning_rate=1.5e-3),
     "lgm": Trainable(_lgm, batch_size=4, learning_rate=2e-3, orbits=True),
     "multiview": Trainable(_multiview, batch_size=4, learning_rate=1.5e-3, orbits=True),
-    "ouroboros3d": Trainable(_ouroboros3d, batch_size=2, learning_rate=1e-3, orbits=True),
+    "ouroboros3d": Trainable(_ouroboros3d, batch_size=4, learning_rate=1e-3, orbits=True),
 }
 
 
@@ -225,7 +228,7 @@ def train(
     return weights
 
 
-def split(weights: Path, config: Any) -> Path:
+def split(weights: Path, config: Ouroboros3DConfig) -> Path:
     """Writes the two networks of Ouroboros3D, which are trained together, to a file each; returns their folder."""
     tensors = load_file(weights)
     for part, file in (("generator", "multiview"), ("reconstructor", "lgm")):
