@@ -224,11 +224,11 @@ def train(
         log=log,
     )
     if name == "ouroboros3d":
-        return split(weights, config)
+        return write_parts(weights, config)
     return weights
 
 
-def split(weights: Path, config: Ouroboros3DConfig) -> Path:
+def write_parts(weights: Path, config: Ouroboros3DConfig) -> Path:
     """Writes the two networks of Ouroboros3D, which are trained together, to a file each; returns their folder."""
     tensors = load_file(weights)
     for part, file in (("generator", "multiview"), ("reconstructor", "lgm")):

@@ -108,7 +108,7 @@ def test_both_networks_train_alone_and_together_and_open_as_the_pipeline_opens_t
         assert all(np.isfinite(value) for value in row.values())
     LGMReconstructor(tmp_path / "lgm.safetensors")
     alone = MultiviewGenerator.stored(tmp_path / "multiview.safetensors")
-    training.split(tmp_path / "ouroboros3d.safetensors", config)
+    training.write_parts(tmp_path / "ouroboros3d.safetensors", config)
     together = MultiviewGenerator.stored(tmp_path / "multiview.safetensors")
     assert together.config == alone.config
     assert LGMReconstructor(tmp_path / "lgm.safetensors").config == config.reconstructor
