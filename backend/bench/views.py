@@ -41,11 +41,10 @@ def measure() -> dict[str, float]:
     }
     if torch.cuda.is_available():
         large = PoolGenerator(_network(PAPER), "cuda:0")
-        paper: dict[str, float] = {"guidance": PAPER_GUIDANCE}
-        draw(large, 1, 8, sampler="ancestral", **paper)
-        found["published_view_seconds"] = draw(large, 1, PAPER_STEPS, sampler="ancestral", **paper)
-        draw(large, 8, 2, batch=8, sampler="ancestral", **paper)
-        together = draw(large, 8, PAPER_STEPS, batch=8, sampler="ancestral", **paper)
+        draw(large, 1, 8, guidance=PAPER_GUIDANCE, sampler="ancestral")
+        found["published_view_seconds"] = draw(large, 1, PAPER_STEPS, guidance=PAPER_GUIDANCE, sampler="ancestral")
+        draw(large, 8, 2, batch=8, guidance=PAPER_GUIDANCE, sampler="ancestral")
+        together = draw(large, 8, PAPER_STEPS, batch=8, guidance=PAPER_GUIDANCE, sampler="ancestral")
         found["published_view_of_eight_seconds"] = together / 8
     return found
 
