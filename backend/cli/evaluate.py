@@ -88,7 +88,8 @@ def evaluate(
     compare: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=VALUE", help="Of consistency: also with this setting of the engine's; may be repeated."
+            metavar="NAME=VALUE",
+            help="Of shapes and consistency: also with this setting of the engine's; may be repeated.",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Of consistency: print JSON instead of a table.")] = False,
@@ -141,6 +142,10 @@ def evaluate(
         name, value = INPUT_ALONE
         simpler = Settings(seed=seed, resolution=resolution, options={**settings.options, name: value})
         methods["input view alone"] = pipeline_method(chosen, simpler, where)
+    for pair in compare or []:
+        other = Settings(seed=seed, resolution=resolution, options={**settings.options, **parse_options([pair], info)})
+        check_options(other, info)
+        methods[pair] = pipeline_method(chosen, other, where)
     if retrieval and not _others(val, files):
         error_console().print("Retrieval is left out: all meshes are measured, and none is left to find.")
     elif retrieval:

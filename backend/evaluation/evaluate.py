@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -13,7 +13,7 @@ from backend.evaluation import metrics
 from backend.evaluation.alignment import align
 from backend.evaluation.examples import Example
 from backend.evaluation.similarity import Similarity, ring_renders
-from backend.geometry.mesh import Mesh
+from backend.geometry.mesh import Mesh, ViewSet
 from backend.geometry.render import prepare, render
 from backend.pipelines.registry import Pipeline, Request
 from backend.pipelines.stage import Progress, StageCache
@@ -34,11 +34,13 @@ class Prediction:
         mesh: in the object frame, the picture's camera at azimuth 0.
         elevation_deg: what it took for the camera's elevation; None if it does not say.
         lit: its colours hold the picture's light; otherwise they are bare and are lit like the truth to be compared.
+        views: that it drew on its way, with cameras that count from that elevation.
     """
 
     mesh: Mesh
     elevation_deg: float | None = None
     lit: bool = True
+    views: ViewSet | None = None
 
 
 Method = Callable[[Example], Prediction]
@@ -62,6 +64,8 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     psnr: float | None = None
     """Of novel views, unaligned, mean over them; dB."""
     ssim: float | None = None
+    views_psnr: float | None = None
+    """Of the views that were drawn, the input's own left out, against what is to be seen from there; dB."""
     elevation_error_deg: float | None = None
     clip: float | None = None
     """Similarity of the picture and the mean over 24 renders; None without a CLIP."""
@@ -87,6 +91,7 @@ METRICS = (
     "iou_unaligned",
     "psnr",
     "ssim",
+    "views_psnr",
     "elevation_error_deg",
     "clip",
     "seconds",
@@ -99,7 +104,7 @@ def pipeline_method(pipeline: Pipeline, settings: Settings, device: str) -> Meth
     def predict(example: Example) -> Prediction:
         request = Request(example.picture, settings)
         output = next(iter(pipeline.generate(request, device=device, cache=StageCache(), progress=Progress())))
-        return Prediction(output.mesh, output.report.elevation_deg)
+        return Prediction(output.mesh, output.report.elevation_deg, views=output.views)
 
     return predict
 
@@ -181,6 +186,7 @@ def measure(
         iou_unaligned=metrics.volume_iou(mesh, truth, grid),
         psnr=float(np.mean([metrics.psnr(image, true) for image, true in pictures])),
         ssim=float(np.mean([metrics.ssim(image, true) for image, true in pictures])),
+        views_psnr=views_psnr(prediction, example),
         elevation_error_deg=error,
         clip=clip,
         seconds=seconds,
@@ -194,6 +200,24 @@ def novel_views(prediction: Prediction, example: Example) -> Iterator[tuple[np.n
         camera = example.camera.moved(azimuth_deg=azimuth)
         image = render(scene, camera, VIEW_SIZE, None if prediction.lit else example.light).rgba
         yield image, render(example.scene, camera, VIEW_SIZE, example.light).rgba
+
+
+def views_psnr(prediction: Prediction, example: Example) -> float | None:
+    """Mean over the drawn views of other sides; None without one.
+
+    A view is compared with what is seen after the same turn of the picture's true camera: views of a picture whose
+    elevation was taken for another are not blamed for that.
+    """
+    if prediction.views is None or prediction.elevation_deg is None:
+        return None
+    values = []
+    for image, camera in zip(prediction.views.images, prediction.views.cameras, strict=True):
+        rise = camera.elevation_deg - prediction.elevation_deg
+        if not rise and not camera.azimuth_deg % 360:
+            continue
+        true = replace(camera, elevation_deg=example.camera.elevation_deg + rise)
+        values.append(metrics.psnr(image, render(example.scene, true, len(image), example.light).rgba))
+    return float(np.mean(values)) if values else None
 
 
 def summarise(results: Sequence[Scores]) -> list[Summary]:

@@ -26,6 +26,7 @@ COLUMNS = {
     "iou_unaligned": ("IoU, unaligned", "{:.3f}"),
     "psnr": ("PSNR (dB)", "{:.2f}"),
     "ssim": ("SSIM", "{:.3f}"),
+    "views_psnr": ("PSNR of drawn views (dB)", "{:.2f}"),
     "elevation_error_deg": ("Elevation error (°)", "{:.1f}"),
     "clip": ("CLIP similarity", "{:.3f}"),
     "seconds": ("Seconds", "{:.2f}"),

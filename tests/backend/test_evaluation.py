@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from backend.cli import app
-from backend.evaluation.evaluate import Method, Prediction, evaluate, pipeline_method, summarise
+from backend.evaluation.evaluate import Method, Prediction, evaluate, pipeline_method, summarise, views_psnr
 from backend.evaluation.examples import Example, make_examples
 from backend.evaluation.report import ContactSheet, markdown, spread
 from backend.evaluation.retrieval import find_matches, matched_mesh
 from backend.geometry.cameras import Camera
-from backend.geometry.mesh import Mesh
+from backend.geometry.mesh import Mesh, ViewSet
 from backend.geometry.render import Light, prepare, render
 from backend.pipelines import registry
 from backend.training.data.episodes import Dataset, EpisodeSpec, build
@@ -109,6 +110,21 @@ def test_perfect_turned_and_failed_predictions(examples: list[Example]) -> None:
     assert "| Objects (failed) | 2 (0) | 2 (0) | 2 (2) |" in markdown(list(summaries.values()))
 
 
+def test_drawn_views_are_compared_with_the_same_turns_of_the_true_camera(examples: list[Example]) -> None:
+    example = examples[0]
+    own, believed = example.camera, example.camera.elevation_deg + 12.0
+    turns = [(0.0, 0.0), (0.0, 90.0), (20.0, 180.0)]
+    true = [own.moved(elevation_deg=rise, azimuth_deg=turn) for rise, turn in turns]
+    images = np.stack([render(example.scene, camera, 64, example.light).rgba for camera in true])
+    cameras = tuple(replace(camera, elevation_deg=camera.elevation_deg + 12.0) for camera in true)
+    images[0] = 0  # the input's own view does not count
+    perfect = Prediction(example.truth, believed, views=ViewSet(images, cameras))
+    assert views_psnr(perfect, example) == 100.0
+    swapped = Prediction(example.truth, believed, views=ViewSet(images[[0, 2, 1]], cameras))
+    assert (views_psnr(swapped, example) or 0) < 30
+    assert views_psnr(Prediction(example.truth, believed), example) is None
+
+
 def test_retrieval_finds_the_picture_it_was_shown(training: Dataset, folder: Path) -> None:
     wanted = [(m, e, v) for m in range(3) for e in range(2) for v in range(4)]
     queries = np.stack([training.images[place] for place in wanted])
@@ -147,16 +163,18 @@ def test_the_command_measures_the_pipeline_beside_both_baselines(
     monkeypatch.setattr("backend.training.data.episodes.build", lambda files, spec, cache: training)
     out = tmp_path / "out"
     arguments = ["evaluate", "--meshes", folder, "-o", out, "--cache", tmp_path / "cache", "--shown", 1]
+    arguments += ["--compare", "views=1"]
     result = CliRunner().invoke(app, [str(a) for a in [*arguments, "--device", "cpu"]], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     found = json.loads((out / "results.json").read_text())
-    assert [s["method"] for s in found["summary"]] == ["full", "input view alone", "retrieval"]
-    full, alone, _ = (s["metrics"] for s in found["summary"])
+    assert [s["method"] for s in found["summary"]] == ["full", "input view alone", "views=1", "retrieval"]
+    full, alone, _, _ = (s["metrics"] for s in found["summary"])
     assert full["iou_unaligned"][0] > alone["iou_unaligned"][0], "the option reached the pipeline"
     assert {(o["method"], o["name"]) for o in found["objects"]} == {
-        (m, f"val/{n}.ply") for m in ("full", "input view alone", "retrieval") for n in ("orange", "teal")
+        (m, f"val/{n}.ply") for m in ("full", "input view alone", "views=1", "retrieval") for n in ("orange", "teal")
     }
     assert "F-score @ 0.05" in result.stdout
     assert (out / "results.md").read_text().startswith("| mean / median | full |")
     width, height = Image.open(out / "sheet.png").size
-    assert width > height > 4 * 160, "four rows of five: three methods and the truth of one object"
+    assert width > 4 * 160
+    assert height > 5 * 160, "a row for each method and one for the truth of one object"
