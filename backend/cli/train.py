@@ -81,6 +81,9 @@ def train(
     First sparseneus and elevation, then xunet with --reconstructor, then sparseneus again with --start-from and
     --generator, so that it learns what drawn views are worth. These are the small networks that ship.
 
+    lgm and multiview are the two networks of ouroboros3d, each alone; then ouroboros3d with --reconstructor and
+    --generator trains both together, each looking at the other, and leaves a file of each.
+
     3dim is the view generator of the engine 3dim, which looks at no shape. zero123 is a small Zero123, or with
     --start-from an installed one that is trained further.
 
