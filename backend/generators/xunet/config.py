@@ -122,5 +122,5 @@ TINY = XUNetConfig(
 )
 """What this project trains and ships: RGBA, conditioned on renders of a coarse shape as well."""
 
-TINY_3DIM = replace(TINY, map_channels=0, map_variance=0.0)
-"""The same size with no 3D at all, as 3DiM is published: a picture and two cameras are all that it is given."""
+TINY_3DIM = replace(TINY, channels=32, map_channels=0, map_variance=0.0)
+"""With no 3D at all, as 3DiM is published: a picture and two cameras are all that it is given."""
