@@ -14,7 +14,7 @@ COMMERCIAL = {
     "conditions": "Commercial use under conditions",
     "unknown": "Ask the source about commercial use",
 }
-OTHER_HEADINGS = {"text-to-image": "Pictures from Text", "threedim": "3DiM"}
+OTHER_HEADINGS = {"text-to-image": "Pictures from Text"}
 """What models are for whose pipeline the backend does not offer by that name."""
 
 

@@ -38,6 +38,9 @@ class XUNetConfig:
         map_variance: mean squared error that the target frame's map is taken to have; 0 is published. If it is given,
             the network corrects what map and noisy picture together say, so that untrained it draws the known shape as
             it is; needs map channels and the prediction "sample".
+        camera_distance: from the middle of the object to the cameras in the world that the network has learnt, see
+            `worlds`; 0 is the object frame as it is.
+        intrinsics_size: side of the pictures in pixels whose intrinsics the network is told; 0 is `size`.
         prediction: what the output means, in diffusers' words.
         logsnr_min: log-SNR of pure noise.
         logsnr_max: log-SNR of the clean picture.
@@ -61,6 +64,8 @@ class XUNetConfig:
     film_activation: bool = True
     turn_to_input: bool = False
     map_variance: float = 0.0
+    camera_distance: float = 0.0
+    intrinsics_size: int = 0
     prediction: Prediction = "epsilon"
     logsnr_min: float = -20.0
     logsnr_max: float = 20.0
@@ -75,6 +80,8 @@ class XUNetConfig:
             raise ValueError(f"attention levels {self.attention_levels} are not among 0..{self.levels}")
         if self.map_variance and not (self.map_channels and self.image_channels == 4 and self.prediction == "sample"):
             raise ValueError("correcting maps needs map channels, RGBA and the prediction 'sample'")
+        if not 0 <= self.camera_distance < math.inf or self.intrinsics_size < 0:
+            raise ValueError(f"cameras at {self.camera_distance} with intrinsics of {self.intrinsics_size} pixels")
         if not math.isfinite(self.logsnr_min) or not self.logsnr_min < self.logsnr_max < math.inf:
             raise ValueError(f"log-SNR from {self.logsnr_min} to {self.logsnr_max} is no schedule")
 
@@ -94,8 +101,9 @@ class XUNetConfig:
         return 6 + 6 * (self.origin_octaves + self.direction_octaves)
 
 
-SRN64 = XUNetConfig(noise_embedding="raw", film_activation=False)
-"""The public 64-pixel checkpoints for SRN cars and chairs (a6o/3d-diffusion-pytorch), their two quirks included."""
+SRN64 = XUNetConfig(noise_embedding="raw", film_activation=False, camera_distance=1.3, intrinsics_size=128)
+"""What the public training (a6o/3d-diffusion-pytorch) makes of SRN cars at 64 pixels, with its quirks: the log-SNR and
+the modulation above, and intrinsics that are not scaled with the pictures."""
 
 PAPER = XUNetConfig(size=128, channels=256)
 """The paper's network at 128 pixels."""

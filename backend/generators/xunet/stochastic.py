@@ -29,6 +29,7 @@ from .encoding import decode_images, encode_images
 from .generator import PREVIEW_EVERY, load_xunet, view_noise
 from .network import XUNet
 from .sampling import Given, draw_noise, walk
+from .worlds import World, cameras_in_world, told_intrinsics
 
 Conditioning = Literal["stochastic", "input"]
 """What a view is conditioned on: the whole pool, or what it began with."""
@@ -80,6 +81,7 @@ class PoolGenerator:
         sampler: Sampler = "ddim",
         conditioning: Conditioning = "stochastic",
         batch: int = 1,
+        world: World = World(),
     ) -> ViewSet:
         """The object of the pool's pictures from each of `cameras`, in this order.
 
@@ -101,6 +103,7 @@ class PoolGenerator:
                 the difference between the two pictures that they were conditioned on: it is for one picture only.
             conditioning: "input" leaves finished views out of the pool.
             batch: targets that advance together.
+            world: where the pool's first camera stands in the world that the network knows.
 
         Returns:
             The drawn views at the network's size, straight alpha; opaque on white from networks without alpha.
@@ -112,7 +115,7 @@ class PoolGenerator:
         changing = conditioning == "stochastic" or len(pool) > 1
         if not len(pool) or batch < 1 or (changing and sampler == "dpmsolver++"):
             raise ValueError(f"{len(pool)} pictures, batch {batch}, {sampler} with {conditioning} conditioning")
-        poses = PairPoses(self.network, (*pool.cameras, *cameras))
+        poses = PairPoses(self.network, (*pool.cameras, *cameras), world)
         drawn = np.zeros((0, self.config.size, self.config.size, 4), np.uint8)
         known = self._encode(pool.images)
         groups = [range(start, min(start + batch, len(cameras))) for start in range(0, len(cameras), batch)]
@@ -190,12 +193,13 @@ class PairPoses:
     Args:
         network: whose embedding it is.
         cameras: that pairs name by their places.
+        world: see `cameras_in_world`.
     """
 
-    def __init__(self, network: XUNet, cameras: Sequence[Camera]) -> None:
+    def __init__(self, network: XUNet, cameras: Sequence[Camera], world: World = World()) -> None:
         self._network, self._processor = network, network.conditioningprocessor
         self.dtype, self.device = network.lastconv.weight.dtype, network.lastconv.weight.device
-        self._cameras = batched.camera_tensor(cameras)
+        self._cameras = cameras_in_world(batched.camera_tensor(cameras), network.config, world)
         self._kept: dict[tuple[int, int], tuple[Tensor, ...]] = {}
         self._left = POSES_BYTES.get(self.device.type, LARGE_POSES_BYTES)
 
@@ -221,7 +225,7 @@ class PairPoses:
             poses = batched.world_from_camera(cameras)
             if config.turn_to_input:
                 poses, _ = turn_to_input(poses)
-            intrinsics = batched.intrinsics(cameras, config.size)
+            intrinsics = told_intrinsics(cameras, config)
             rays = ray_encoding(config, poses.to(self.device), intrinsics.to(self.device))
         embedded = tuple(self._processor.embed_poses(rays))
         if _nbytes(embedded) <= self._left:

@@ -1,9 +1,9 @@
-"""The networks of 3DiM that ship: the view generator that draws from a pool, beside the shared ones."""
+"""The networks of 3DiM: the view generator that draws from a pool, beside those that ship with every pipeline."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 
 from backend.generators.xunet.diffusion import Sampler
 from backend.generators.xunet.stochastic import Conditioning, PoolGenerator
+from backend.generators.xunet.worlds import FOV_DEG, World
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
 from backend.pipelines.shaping import NO_VIEWS
 from backend.pipelines.shipped import ShippedNetworks
 from backend.pipelines.stage import Preview, Progress, Stages, Update
+from backend.pipelines.threedim.pipeline import TINY
+from backend.preparation.backdrop import cut_from_white
+from backend.preparation.framing import DEFAULT_FOV_DEG
 from backend.reconstructors.sparseneus.reconstructor import resampled
-from backend.weights.store import tiny_path, weights_digest
+from backend.weights.store import find_entry, stored_files, tiny_path, weights_digest
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Sampling:
         sampler: one that bears another picture at every step.
         conditioning: on the whole pool, or on what it began with.
         batch: views that advance together.
+        world: where the first picture's camera stands in the world that the network knows.
     """
 
     seed: int
@@ -40,15 +45,34 @@ class Sampling:
     sampler: Sampler = "ddim"
     conditioning: Conditioning = "stochastic"
     batch: int = 1
+    world: World = field(default_factory=World)
 
 
 class Networks(ShippedNetworks):
-    """View generator, reconstructor and elevation regressor on one device, each loaded when first used."""
+    """View generator, reconstructor and elevation regressor on one device, each loaded when first used.
+
+    Args:
+        weights: `TINY`, or the name of the generator in the catalogue.
+        device: torch device.
+
+    Raises:
+        TurnaroundError: weights are missing or damaged.
+    """
+
+    def __init__(self, weights: str, device: str) -> None:
+        super().__init__(device)
+        self.tiny = weights == TINY
+        self.path = tiny_path("3dim") if self.tiny else stored_files(find_entry(weights))[0]
 
     @cached_property
     def generator(self) -> PoolGenerator:
         """The view generator."""
-        return PoolGenerator(tiny_path("3dim"), self.device)
+        return PoolGenerator(self.path, self.device)
+
+    @property
+    def fov_deg(self) -> float:
+        """What a picture's field of view is taken to be where nobody says: the one that the generator knows."""
+        return DEFAULT_FOV_DEG if self.tiny else FOV_DEG
 
     def pool(self, pictures: Sequence[NDArray[np.uint8]], cameras: Sequence[Camera]) -> ViewSet:
         """Framed pictures as the generator looks at them."""
@@ -58,7 +82,8 @@ class Networks(ShippedNetworks):
     def draw(self, pool: ViewSet, cameras: Sequence[Camera], sampling: Sampling, stages: Stages) -> Iterator[ViewSet]:
         """Yields the drawn views, more of them each time, all of them last.
 
-        What has been drawn from the same pool is taken from the cache: asking for more views draws only these.
+        What has been drawn from the same pool is taken from the cache: asking for more views draws only these. Views of
+        a network without alpha are cut out for whoever asked, and stay in the pool as they were drawn.
 
         Args:
             pool: what there is to begin with.
@@ -66,7 +91,7 @@ class Networks(ShippedNetworks):
             sampling: how.
             stages: of the job.
         """
-        views, weights, progress = NO_VIEWS, weights_digest(tiny_path("3dim")), stages.progress
+        views, weights, progress = NO_VIEWS, weights_digest(self.path), stages.progress
         computed: list[int] = []
         total = sampling.steps * -(-len(cameras) // sampling.batch)
         for start in range(0, len(cameras), sampling.batch):
@@ -88,6 +113,7 @@ class Networks(ShippedNetworks):
                     sampler=sampling.sampler,
                     conditioning=sampling.conditioning,
                     batch=sampling.batch,
+                    world=sampling.world,
                 )
                 return {"images": drawn.images}
 
@@ -104,7 +130,7 @@ class Networks(ShippedNetworks):
             views = views + drawn if len(views) else drawn
             if computed:  # a stage of which a part was done before is not one that was spared
                 progress.cached = [name for name in progress.cached if name != "views"]
-            yield views
+            yield views if self.tiny else ViewSet(cut_from_white(views.images), views.cameras)
 
 
 def part_of(progress: Progress, done: int, total: int, views: ViewSet) -> Progress:

@@ -14,8 +14,9 @@ from backend.pipelines.preparing import prepare
 from backend.pipelines.registry import Output, Request
 from backend.pipelines.reporting import make_report
 from backend.pipelines.stage import Preview, Progress, StageCache, Stages
-from backend.weights.store import tiny_path
-from protocol.messages import OptionSpec, PipelineInfo
+from backend.weights.store import catalogue, is_present, tiny_path
+from protocol.errors import TurnaroundError
+from protocol.messages import OptionSpec, PipelineInfo, Settings
 
 if TYPE_CHECKING:
     from backend.pipelines.threedim.recipe import Recipe
@@ -27,7 +28,18 @@ SHIPPED = ("sparseneus", "3dim", "elevation")
 MAX_VIEWS = 24
 """The shipped reconstructor has learnt from up to 32, pictures included."""
 
+AUTO, TINY = "auto", "tiny"
+"""Weights that are not an entry's name: an installed generator if it and a GPU are there, and those that ship."""
+
 OPTIONS = (
+    OptionSpec(
+        name="weights",
+        label="Weights",
+        description="What draws the views: the small weights that ship, or installed ones; auto takes installed ones "
+        "where they and a GPU are there",
+        default=AUTO,
+        choices=(AUTO, TINY),
+    ),
     OptionSpec(
         name="views",
         label="Views",
@@ -48,9 +60,9 @@ OPTIONS = (
     OptionSpec(
         name="guidance",
         label="Guidance",
-        description="How strongly the views follow the pictures; 0 is fastest",
-        default=0.0,
-        minimum=0.0,
+        description="How strongly the views follow the pictures; -1 takes what suits the weights, 0 is fastest",
+        default=-1.0,
+        minimum=-1.0,
         maximum=10.0,
     ),
     OptionSpec(
@@ -77,6 +89,24 @@ OPTIONS = (
         minimum=1,
         maximum=MAX_VIEWS,
     ),
+    OptionSpec(
+        name="picture_azimuth",
+        label="Picture's Side",
+        description="Degrees. Installed weights know which way the cars or chairs that they have learnt from face: the "
+        "side that the picture shows, in the world of their training",
+        default=0.0,
+        minimum=-180.0,
+        maximum=180.0,
+    ),
+    OptionSpec(
+        name="camera_distance",
+        label="Camera Distance",
+        description="How far cameras stood from what installed weights have learnt from: 1.3 for SRN's cars, 2 for its "
+        "chairs; 0 takes what the weights say",
+        default=0.0,
+        minimum=0.0,
+        maximum=10.0,
+    ),
 )
 
 
@@ -85,7 +115,7 @@ class ThreeDim:
 
     def __init__(self) -> None:
         self._recipe: Recipe | None = None
-        self._device = ""
+        self._key: tuple[str, str] | None = None
 
     def info(self) -> PipelineInfo:
         """How it presents itself."""
@@ -95,7 +125,7 @@ class ThreeDim:
             label="3DiM",
             description="Draws any number of views that agree with one another, from one picture or several, and "
             "builds a shape from them",
-            options=OPTIONS,
+            options=(structs.replace(OPTIONS[0], choices=(AUTO, TINY, *installed())), *OPTIONS[1:]),
             ready=not missing,
             hint=f"These weights are missing: {', '.join(missing)}. Install Turnaround again." if missing else "",
             licence="GPL-3.0-or-later",
@@ -105,15 +135,16 @@ class ThreeDim:
 
     def free(self) -> None:
         """Drops the loaded networks."""
-        self._recipe = None
+        self._recipe, self._key = None, None
 
     def generate(self, request: Request, *, device: str, cache: StageCache, progress: Progress) -> Iterator[Output]:
         """See `registry.Pipeline`."""
+        weights = chosen_weights(request.settings, device)
         for variant in range(request.settings.variants):
             progress.variant, progress.seconds, progress.cached = variant, {}, []
-            yield self._variant(request, request.settings.seed + variant, device, Stages(cache, progress))
+            yield self._variant(request, weights, request.settings.seed + variant, device, Stages(cache, progress))
 
-    def _variant(self, request: Request, seed: int, device: str, stages: Stages) -> Output:
+    def _variant(self, request: Request, weights: str, seed: int, device: str, stages: Stages) -> Output:
         settings, progress = request.settings, stages.progress
         progress.begin("Cutting Out", (0.0, 0.02))
         picture, framing, notes = prepare(request, stages, device)
@@ -126,14 +157,39 @@ class ThreeDim:
             notes = (*notes, *more)
         shown = Preview(cutout=picture, framing=framing, notes=notes)
         progress.begin("Loading Networks", (0.02, 0.05), shown)
-        made = self._load(device).make(pictures, settings, seed, stages)
+        made = self._load(weights, device).make(pictures, settings, seed, stages)
         progress.step(1, 1)
-        report = make_report(NAME, settings, seed, made, framing, notes, "tiny", device, progress)
+        report = make_report(NAME, settings, seed, made, framing, notes, weights, device, progress)
         return Output(made.mesh, made.views, picture, report)
 
-    def _load(self, device: str) -> Recipe:
-        if self._recipe is None or self._device != device:
+    def _load(self, weights: str, device: str) -> Recipe:
+        if self._recipe is None or self._key != (weights, device):
             from backend.pipelines.threedim.recipe import Recipe  # torch is imported when it is first needed
 
-            self._recipe, self._device = Recipe(device), device
+            self.free()
+            self._recipe, self._key = Recipe(weights, device), (weights, device)
         return self._recipe
+
+
+def installed() -> tuple[str, ...]:
+    """Names of the installed view generators."""
+    return tuple(entry.name for entry in catalogue() if entry.layout == "xunet" and is_present(entry))
+
+
+def chosen_weights(settings: Settings, device: str) -> str:
+    """`TINY`, or the name of an installed generator.
+
+    Raises:
+        TurnaroundError: `weights.absent`.
+    """
+    wanted, there = str(settings.options.get("weights", AUTO)), installed()
+    if wanted == AUTO:
+        return there[0] if there and device.startswith("cuda") else TINY
+    if wanted != TINY and wanted not in there:
+        raise TurnaroundError(
+            "weights.absent",
+            f"The weights {wanted} are not installed, or not those of a view generator.",
+            f"Import them: turnaround models import {wanted} PATH.",
+            field="options.weights",
+        )
+    return wanted

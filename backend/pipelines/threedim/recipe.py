@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from backend.generators.xunet.diffusion import Sampler
 from backend.generators.xunet.stochastic import Conditioning
+from backend.generators.xunet.worlds import World
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.geometry.overpaint import paint_over
@@ -26,7 +27,8 @@ from backend.pipelines.shaping import NO_VIEWS, Elevation, Made, finish
 from backend.pipelines.shipped import EXCESS
 from backend.pipelines.stage import KeepError, Preview, Stages
 from backend.pipelines.threedim.networks import Networks, Sampling
-from backend.preparation.framing import DEFAULT_FOV_DEG, framed_camera
+from backend.pipelines.threedim.pipeline import TINY
+from backend.preparation.framing import framed_camera
 from backend.reconstructors.base import Field, MixedField, ThinnedField
 from backend.reconstructors.sparseneus.reconstructor import resampled
 from backend.weights.store import tiny_path, weights_digest
@@ -37,6 +39,9 @@ DRAWN_SHARE = 0.4
 
 DRAWN_TRUST = 0.005
 """See `paint`: views of 64 pixels have the right colours and not the details."""
+
+PUBLISHED_GUIDANCE = 2.0
+"""What the public training samples with."""
 
 NEAR_DEG = 20.0
 """A view that would be drawn so near to a picture is left out: the picture is better."""
@@ -59,10 +64,15 @@ QUALITIES = {"draft": Effort(4, 16), "standard": Effort(8, 32), "fine": Effort(1
 
 
 class Recipe:
-    """Pictures to a mesh, or to further views, on the weights that ship."""
+    """Pictures to a mesh, or to further views.
 
-    def __init__(self, device: str) -> None:
-        self.networks = Networks(device)
+    Args:
+        weights: of the view generator, see `Networks`.
+        device: torch device.
+    """
+
+    def __init__(self, weights: str, device: str) -> None:
+        self.weights, self.networks = weights, Networks(weights, device)
 
     def make(self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, seed: int, stages: Stages) -> Made:
         """A mesh; or, where `settings.look_from` asks for views, those and an empty one.
@@ -76,9 +86,9 @@ class Recipe:
         networks, progress = self.networks, stages.progress
         progress.begin("Finding the Elevation", (0.05, 0.08))
         elevation = self.elevation(pictures[0], settings, stages)
-        camera = framed_camera(elevation.degrees, 0.0, settings.fov_deg or DEFAULT_FOV_DEG)
+        camera = framed_camera(elevation.degrees, 0.0, settings.fov_deg or networks.fov_deg)
         cameras = [camera, *(directed(camera, direction) for direction in settings.extra_pictures)]
-        sampling, views = chosen_sampling(settings, seed), chosen_views(settings)
+        sampling, views = chosen_sampling(settings, seed, self.weights), chosen_views(settings)
         targets = [target for target in view_cameras(camera, views) if not near_any(target, cameras[1:])]
         if settings.look_from:
             targets += [directed(camera, direction) for direction in settings.look_from]
@@ -154,14 +164,17 @@ def chosen_views(settings: Settings) -> int:
     return QUALITIES[settings.quality].views if views < 0 else views
 
 
-def chosen_sampling(settings: Settings, seed: int) -> Sampling:
-    """How they are drawn: what the quality means, unless the options say otherwise."""
+def chosen_sampling(settings: Settings, seed: int, weights: str = TINY) -> Sampling:
+    """How they are drawn: what the quality and the weights mean, unless the options say otherwise."""
     options = settings.options
+    guidance = float(options.get("guidance", -1.0))
+    world = World(float(options.get("picture_azimuth", 0.0)), float(options.get("camera_distance", 0.0)))
     return Sampling(
         seed=seed,
         steps=int(options.get("steps", 0)) or QUALITIES[settings.quality].steps,
-        guidance=float(options.get("guidance", 0.0)),
+        guidance=guidance if guidance >= 0 else 0.0 if weights == TINY else PUBLISHED_GUIDANCE,
         sampler=cast(Sampler, options.get("sampler", "ddim")),
         conditioning=cast(Conditioning, options.get("conditioning", "stochastic")),
         batch=int(options.get("batch", 1)),
+        world=World() if weights == TINY else world,
     )
