@@ -101,7 +101,7 @@ def test_the_catalogue_is_complete_and_its_names_are_unique() -> None:
         assert "://" not in entry.source or (entry.source.startswith("https://") and len(entry.files) == 1), entry.name
         assert set(entry.sha256) <= set(entry.files), entry.name
         assert store.find_entry(entry.name) == entry
-    assert {entry.pipeline for entry in entries if entry.shipped} == {"one2345"}
+    assert {entry.pipeline for entry in entries if entry.shipped} == {"one2345", "3dim", "ouroboros3d"}
     poses = {entry.name: entry.pose for entry in entries if entry.layout == "zero123"}
     assert all(("stable" in name) == (pose == "absolute_polar") for name, pose in poses.items())
 
