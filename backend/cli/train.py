@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +14,28 @@ from protocol.errors import TurnaroundError
 from .console import Verbose, error_console, output_console
 from .device import Device, DeviceChoice, choose
 
+
+class Form(StrEnum):
+    """See `backend.training.threedim.FORMS`."""
+
+    PAPER = "paper"
+    SRN64 = "srn64"
+
+
 OF_PUBLISHED = "Of sparseneus-published alone"
+OF_ALL_PUBLISHED = "Of sparseneus-published and 3dim-published"
 
 
 def train(
     name: Annotated[str, typer.Argument(help="The network to train.")],
     meshes: Annotated[
-        Path, typer.Option(help="Folder of meshes to train on.", exists=True, file_okay=False, resolve_path=True)
+        Path,
+        typer.Option(
+            help="Folder of meshes to train on; of 3dim-published also one of posed pictures as SRN's.",
+            exists=True,
+            file_okay=False,
+            resolve_path=True,
+        ),
     ],
     minutes: Annotated[
         float, typer.Option(help="Of training in all; a later run goes on where this one stopped.", min=0.01)
@@ -48,7 +64,12 @@ def train(
         float | None, typer.Option(help="The highest; a lower one suits weights that are trained already.", min=1e-7)
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="In all; 300,000 as published.", min=1, rich_help_panel=OF_PUBLISHED)
+        int | None,
+        typer.Option(
+            help="In all; 300,000 as published for sparseneus, 1,000,000 for 3dim.",
+            min=1,
+            rich_help_panel=OF_ALL_PUBLISHED,
+        ),
     ] = None,
     drawn_share: Annotated[
         float | None,
@@ -72,6 +93,13 @@ def train(
             rich_help_panel=OF_PUBLISHED,
         ),
     ] = None,
+    form: Annotated[
+        Form | None,
+        typer.Option(
+            help="paper is 128 pixels, the default; srn64 is what the public program trains, quirks included.",
+            rich_help_panel="Of 3dim-published alone",
+        ),
+    ] = None,
     cache: Annotated[Path, typer.Option(help="Where rendered training pictures are kept.")] = Path(".cache"),
     device: Device = DeviceChoice.AUTO,
     verbose: Verbose = False,
@@ -88,9 +116,10 @@ def train(
     --start-from an installed one that is trained further.
 
     sparseneus-published is the reconstructor of One-2-3-45 at its published size and trained as published, which takes
-    days on GPUs: "accelerate launch -m backend.cli train sparseneus-published ..." uses several.
+    days on GPUs: "accelerate launch -m backend.cli train sparseneus-published ..." uses several. 3dim-published is the
+    same of 3DiM's view generator.
     """
-    from backend.training import published
+    from backend.training import published, threedim
     from backend.training.run import ZERO123
     from backend.training.run import train as run
 
@@ -99,7 +128,7 @@ def train(
 
     loss = {"depth": depth_weight, "mask": mask_weight}
     if name == published.NAME:
-        _refuse(name, {"--reconstructor": reconstructor})
+        _refuse(name, {"--reconstructor": reconstructor, "--form": form})
         weights = published.train(
             meshes,
             published.chosen(
@@ -113,8 +142,25 @@ def train(
             cache=cache,
             log=log,
         )
+    elif name == threedim.NAME:
+        given = {"--reconstructor": reconstructor, "--generator": generator, "--drawn-share": drawn_share}
+        _refuse(name, given | {f"--{part}-weight": weight for part, weight in loss.items()})
+        if start_from is not None and start_from.is_dir():
+            raise TurnaroundError("train.start_from", f"{name} cannot begin with {start_from}.", "Give a weights file.")
+        weights = threedim.train(
+            meshes,
+            threedim.chosen(
+                None if form is None else form.value, steps=steps, batch_size=batch_size, learning_rate=learning_rate
+            ),
+            minutes=minutes,
+            device=choose(device),
+            output=output,
+            start_from=start_from,
+            cache=cache,
+            log=log,
+        )
     else:
-        given = {"--steps": steps, "--drawn-share": drawn_share}
+        given = {"--steps": steps, "--drawn-share": drawn_share, "--form": form}
         _refuse(name, given | {f"--{part}-weight": weight for part, weight in loss.items()})
         if generator is not None and generator.is_dir():
             raise TurnaroundError("train.generator", f"{generator} is a folder.", "Give a weights file.")

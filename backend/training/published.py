@@ -122,7 +122,7 @@ def train(
     Raises:
         TurnaroundError: `train.device`, `meshes.none`, `train.no_split`; of the generator, as `load_components`.
     """
-    where = _device(device)
+    where = own_device(device)
     files = find_meshes(meshes)
     generator = FrozenGenerator(zero123, where) if zero123 is not None else None
     data = {}
@@ -172,8 +172,12 @@ def installed_zero123() -> Path | None:
     return next((weights_folder(entry) for entry in entries), None)
 
 
-def _device(device: str) -> str:
-    """This process's own device; several processes have a GPU each."""
+def own_device(device: str) -> str:
+    """This process's own device of "auto", "cpu" or "cuda"; several processes have a GPU each.
+
+    Raises:
+        TurnaroundError: `train.device`.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":

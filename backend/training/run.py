@@ -21,6 +21,7 @@ from backend.training.loop import LoopConfig
 from backend.training.loop import train as run_loop
 from backend.training.orbits import OrbitTensors, mirrorable
 from backend.training.published import NAME as PUBLISHED
+from backend.training.threedim import NAME as THREEDIM_PUBLISHED
 from backend.weights.store import load_into, save_weights, tiny_path
 from protocol.errors import TurnaroundError
 
@@ -161,7 +162,7 @@ def train(
         raise TurnaroundError(
             "train.unknown",
             f'Nothing called "{name}" can be trained.',
-            f"Choose one of: {', '.join([*TRAINABLES, ZERO123, PUBLISHED])}.",
+            f"Choose one of: {', '.join([*TRAINABLES, ZERO123, PUBLISHED, THREEDIM_PUBLISHED])}.",
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

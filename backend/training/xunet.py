@@ -145,8 +145,7 @@ class XUNetObjective(nn.Module):
         PSNR in dB on white, IoU of silhouettes; of the second view of each object's first episode.
         """
         network = self.network
-        batch = data.first(slice(0, objects), 2)
-        tensors = self.tensors(batch)
+        tensors = self.examples(data, objects)
         inputs, truth = tensors["images"].unbind(1)
         condition = make_condition(
             network.config, inputs, tensors["world_from_camera"], tensors["intrinsics"], tensors.get("maps")
@@ -160,6 +159,10 @@ class XUNetObjective(nn.Module):
             "input_psnr": psnr_on_white(inputs, truth),
             "input_iou": silhouette_iou(inputs, truth),
         }
+
+    def examples(self, data: EpisodeTensors, objects: int) -> dict[str, Tensor]:
+        """A pair of views of each of the first objects, as `XUNetStep` takes it."""
+        return self.tensors(data.first(slice(0, objects), 2))
 
     def tensors(self, batch: Batch) -> dict[str, Tensor]:
         """A batch of two views as `XUNetStep` takes it."""
