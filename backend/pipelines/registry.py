@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -20,6 +20,9 @@ from protocol.errors import TurnaroundError
 from protocol.messages import PipelineInfo, Report, Settings
 
 GROUP = "turnaround.pipelines"
+
+OURS = ("one2345", "ouroboros3d", "3dim")
+"""In the order in which they are offered; the first is taken where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,18 @@ class Pipeline(Protocol):
 
 
 def pipelines() -> dict[str, Pipeline]:
-    """All installed pipelines by name. One that fails to import is left out, so that it cannot take ours with it."""
+    """All installed pipelines by name: ours first. One that fails to import is left out and takes none with it."""
     found: dict[str, Pipeline] = {}
-    for entry in entry_points(group=GROUP):
+    for entry in sorted(entry_points(group=GROUP), key=_turn):
         try:
             found[entry.name] = entry.load()
         except Exception:  # somebody else's package; `doctor` lists the failures through `broken`
             continue
     return found
+
+
+def _turn(entry: EntryPoint) -> tuple[int, str]:
+    return (OURS.index(entry.name) if entry.name in OURS else len(OURS)), entry.name
 
 
 def broken(group: str = GROUP) -> dict[str, str]:
