@@ -100,7 +100,7 @@ OPTIONS = (
     ),
     OptionSpec(
         name="camera_distance",
-        label="Camera Distance",
+        label="Distance",
         description="How far cameras stood from what installed weights have learnt from: 1.3 for SRN's cars, 2 for its "
         "chairs; 0 takes what the weights say",
         default=0.0,
