@@ -59,7 +59,7 @@ def deliver(job: Job, message: Result, arrays: Mapping[str, NDArray[Any]]) -> Tu
 
 
 def _deliver_views(job: Job, message: Result, arrays: Mapping[str, NDArray[Any]]) -> TurnaroundError | None:
-    """Keeps views that were asked for as images, and shows the last in an Image Editor, if one is open."""
+    """Keeps views that were asked for as images; shows the last in the panel and in an Image Editor, if one is open."""
     views = arrays.get("views")
     if views is None or views.ndim != 4 or not len(views) or len(views) != len(message.view_cameras):
         return TurnaroundError("result.invalid", "The backend sent no view.", "Look again.")
@@ -69,6 +69,7 @@ def _deliver_views(job: Job, message: Result, arrays: Mapping[str, NDArray[Any]]
         image.pack()
         image.use_fake_user = True
         image.preview_ensure()
+    _scene(job).turnaround.looked = image
     screen.show_in_open_editor(image)
     return None
 

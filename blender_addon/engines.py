@@ -19,6 +19,9 @@ _groups: dict[str, type] = {}
 _items: list[tuple[str, str, str, int]] = []
 """Blender keeps no reference to the strings of a dynamic enum, so they must live here."""
 
+ACRONYMS = {"ddim": "DDIM"}
+"""Choices that are not written like words."""
+
 
 def offer(pipelines: tuple[PipelineInfo, ...]) -> None:
     """Takes over what the backend offers. Call it from the main thread, never while something is drawn."""
@@ -82,7 +85,7 @@ def _property(option: OptionSpec) -> Any:
         "default": option.default,
     }
     if option.choices:
-        items = [(choice, choice.replace("_", " ").title(), "") for choice in option.choices]
+        items = [(choice, ACRONYMS.get(choice) or choice.replace("_", " ").title(), "") for choice in option.choices]
         return EnumProperty(items=items, **about | {"default": str(option.default)})
     if isinstance(option.default, bool):
         return BoolProperty(**about)
@@ -92,7 +95,10 @@ def _property(option: OptionSpec) -> Any:
     about |= {
         key: number(value) for key, value in (("min", option.minimum), ("max", option.maximum)) if value is not None
     }
-    return IntProperty(**about) if number is int else FloatProperty(**about)
+    if number is int:
+        return IntProperty(**about)
+    share = (option.minimum, option.maximum) == (0.0, 1.0)
+    return FloatProperty(subtype="FACTOR" if share else "NONE", **about)
 
 
 # ------------------------------------------------------------------------------------- the enum that chooses among them

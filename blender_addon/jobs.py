@@ -111,7 +111,7 @@ class Job:
             return "Starting"
         text = self.event.stage
         if self.event.total:
-            text += f" {self.event.step} of {self.event.total}"
+            text += f", Step {self.event.step} of {self.event.total}"
         remaining = self.event.remaining_seconds
         if remaining is not None:
             remaining -= time.monotonic() - self.event_time  # a stage may be long and tell nothing meanwhile

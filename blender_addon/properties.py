@@ -92,6 +92,7 @@ class TURNAROUND_PG_settings(PropertyGroup):
         update=_show_picture,
     )
     further: CollectionProperty(type=TURNAROUND_PG_further)
+    looked: PointerProperty(name="View", description="The latest view from here", type=bpy.types.Image)
     matting: EnumProperty(
         name="Background",
         description="What takes the background off; a picture that is transparent there already stays as it is",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from .. import jobs
+from .. import jobs, screen
 from ..protocol.messages import MAX_EXTRA_PICTURES
 from .generate import begin, idle
 
@@ -69,4 +69,26 @@ class TURNAROUND_OT_look_from_here(bpy.types.Operator):
         return begin(self, lambda: jobs.looking(context, context.space_data.region_3d))
 
 
-CLASSES = (TURNAROUND_OT_add_picture, TURNAROUND_OT_remove_picture, TURNAROUND_OT_look_from_here)
+class TURNAROUND_OT_open_look(bpy.types.Operator):
+    """Show the view large, in an Image Editor"""
+
+    bl_idname = "turnaround.open_look"
+    bl_label = "Open View"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Whether there is one."""
+        return context.scene.turnaround.looked is not None
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Shows it."""
+        screen.show_picture(context, context.scene.turnaround.looked)
+        return {"FINISHED"}
+
+
+CLASSES = (
+    TURNAROUND_OT_add_picture,
+    TURNAROUND_OT_remove_picture,
+    TURNAROUND_OT_look_from_here,
+    TURNAROUND_OT_open_look,
+)

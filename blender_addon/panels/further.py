@@ -20,7 +20,7 @@ def draw_pictures(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup,
         row = box.row(align=True)
         row.use_property_split = False
         row.template_ID(further, "picture", open="image.open")
-        row.operator("turnaround.remove_picture", text="", icon="X").index = index
+        row.operator("turnaround.remove_picture", text="", icon="REMOVE").index = index
         column = box.column(align=True)
         column.prop(further, "azimuth")
         column.prop(further, "same_elevation")
@@ -30,6 +30,12 @@ def draw_pictures(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup,
 
 
 def draw_look(layout: bpy.types.UILayout, context: bpy.types.Context, engine: PipelineInfo | None) -> None:
-    """The button that draws a view from here."""
-    if engine is not None and engine.novel_views and context.area.type == "VIEW_3D":
-        layout.operator("turnaround.look_from_here", icon="HIDE_OFF")
+    """The button that draws a view from here, and below it the latest."""
+    if engine is None or not engine.novel_views or context.area.type != "VIEW_3D":
+        return
+    layout.operator("turnaround.look_from_here", icon="HIDE_OFF")
+    looked = context.scene.turnaround.looked
+    if looked is not None:
+        column = layout.column(align=True)
+        column.template_icon(icon_value=looked.preview.icon_id if looked.preview is not None else 0, scale=5.0)
+        column.operator("turnaround.open_look", text=looked.name, icon="IMAGE_DATA")

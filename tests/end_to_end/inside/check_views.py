@@ -128,6 +128,7 @@ def test_a_view_is_drawn_from_where_the_viewport_looks():
     assert image.packed_file is not None
     assert tuple(image.size) == (64, 64)
     assert jobs.is_source(image)  # it can be worked from in its turn
+    assert settings().looked == image  # the panel shows it
 
 
 def test_without_a_result_it_looks_at_the_cursor_with_the_chosen_picture():
