@@ -120,17 +120,20 @@ class FusedField:
         return {name: np.asarray(value) for name, value in vars(self).items()}
 
 
-def sphere_cameras(count: int, half: float) -> tuple[Camera, ...]:
-    """Cameras spread evenly about the ball of radius `half` (a Fibonacci lattice), each of which just sees it whole."""
+def sphere_cameras(count: int, half: float, lowest_deg: float = -90.0) -> tuple[Camera, ...]:
+    """Cameras about the ball of radius `half`, each of which just sees it whole.
+
+    They are spread evenly (a Fibonacci lattice) over directions from `lowest_deg` below the horizon to straight above.
+    """
     distance = 5 * half
     fov = 2 * float(np.degrees(np.arcsin(1.04 * half / distance)))
-    heights = 1 - (2 * np.arange(count) + 1) / count
+    heights = 1 - (2 * np.arange(count) + 1) / (2 * count) * (1 - np.sin(np.radians(lowest_deg)))
     turns = np.arange(count) * 180 * (3 - np.sqrt(5))
     elevations = np.degrees(np.arcsin(heights))
     return tuple(Camera(float(e), float(a % 360), distance, fov) for e, a in zip(elevations, turns, strict=True))
 
 
-def fuse(gaussians: Gaussians, cells: int, half: float, *, views: int = 32) -> FusedField:
+def fuse(gaussians: Gaussians, cells: int, half: float, *, views: int = 32, lowest_deg: float = -90.0) -> FusedField:
     """The shape of Gaussians: what is opaque to cameras all around.
 
     Args:
@@ -139,11 +142,13 @@ def fuse(gaussians: Gaussians, cells: int, half: float, *, views: int = 32) -> F
         cells: fineness, along each side of the cube.
         half: half the cube's side.
         views: cameras to look at them from.
+        lowest_deg: elevation of the lowest of these. Where no picture has ever shown the underside there are no
+            Gaussians, and a camera from below would see into the shape and hollow it out.
 
     Raises:
         TurnaroundError: `shape.empty`, nothing of them is opaque.
     """
-    cameras = sphere_cameras(views, half)
+    cameras = sphere_cameras(views, half, lowest_deg)
     size = round(PIXELS_PER_CELL * cells)
     tensor = camera_tensor(cameras).to(gaussians.means)
     parts = []
@@ -156,7 +161,9 @@ def fuse(gaussians: Gaussians, cells: int, half: float, *, views: int = 32) -> F
     return fuse_maps(depths, colors, alphas, cameras, cells, half)
 
 
-def coarse_mesh(gaussians: Gaussians, half: float = 0.55, *, cells: int = 40, views: int = 12) -> Mesh:
+def coarse_mesh(
+    gaussians: Gaussians, half: float = 0.55, *, cells: int = 40, views: int = 12, lowest_deg: float = -90.0
+) -> Mesh:
     """A small mesh of Gaussians in a tenth of a second, in their colours: to watch a shape form.
 
     Args: see `fuse`.
@@ -164,7 +171,7 @@ def coarse_mesh(gaussians: Gaussians, half: float = 0.55, *, cells: int = 40, vi
     Raises:
         TurnaroundError: `shape.empty`, nothing of them is opaque.
     """
-    field = fuse(gaussians, cells, half, views=views)
+    field = fuse(gaussians, cells, half, views=views, lowest_deg=lowest_deg)
     vertices, faces = extract_surface(field.distance, cells, ((-half,) * 3, (half,) * 3))
     grey = np.full((len(vertices), 4), 255, np.uint8)
     mesh = clean(Mesh(vertices, faces, grey), keep_fraction=0.02, smooth_steps=2)

@@ -102,11 +102,14 @@ OPTIONS = (
     ),
 )
 
-QUALITIES = {"draft": 12, "standard": 25, "fine": 50}
-"""Denoising steps; 25 is published."""
+QUALITIES = {"draft": 0.5, "standard": 1.0, "fine": 2.0}
+"""Of the denoising steps that suit the weights: 25 for the published ones."""
 
 WATCHED_FROM = 0.25
 """Share of the steps before which the shape is too vague to be shown."""
+
+LOWEST_DEG = -15.0
+"""The networks have hardly seen anything from further below, and Gaussians of undersides cannot be relied on."""
 
 CUBE_HALF = 0.6
 """Half the cube that is meshed, in object units; see `training.data.episodes`."""
@@ -166,7 +169,7 @@ class Ouroboros3D:
             picture,
             camera,
             seed=seed,
-            steps=int(settings.options.get("steps", 0)) or QUALITIES[settings.quality],
+            steps=chosen_steps(settings, networks.generator.config.steps),
             guidance=chosen_guidance(settings, networks.generator.config.guidance),
             feeding=chosen_feeding(settings),
             stages=stages,
@@ -199,7 +202,7 @@ def mesh_of(
     """The surface of Gaussians, in the picture's colours where it sees and in their own elsewhere."""
     from backend.geometry.fusion import fuse
 
-    field = fuse(gaussians, settings.resolution, CUBE_HALF)
+    field = fuse(gaussians, settings.resolution, CUBE_HALF, lowest_deg=LOWEST_DEG)
     return finish(
         field,
         picture,
@@ -238,7 +241,7 @@ def _seen(state: State) -> Mesh | None:
     from backend.geometry.fusion import coarse_mesh
 
     try:
-        return coarse_mesh(state.shape)
+        return coarse_mesh(state.shape, lowest_deg=LOWEST_DEG)
     except TurnaroundError as error:
         if error.code != "shape.empty":
             raise
@@ -288,6 +291,11 @@ def chosen_weights(settings: Settings, device: str) -> str:
             field="options.weights",
         )
     return wanted
+
+
+def chosen_steps(settings: Settings, own: int) -> int:
+    """The artist's number, or what the quality makes of that which suits the weights."""
+    return int(settings.options.get("steps", 0)) or round(own * QUALITIES[settings.quality])
 
 
 def chosen_guidance(settings: Settings, own: tuple[float, float]) -> tuple[float, float]:
