@@ -160,8 +160,8 @@ def train(
             log=log,
         )
     else:
-        given = {"--steps": steps, "--drawn-share": drawn_share, "--form": form}
-        _refuse(name, given | {f"--{part}-weight": weight for part, weight in loss.items()})
+        unfit: dict[str, object] = {"--steps": steps, "--drawn-share": drawn_share, "--form": form}
+        _refuse(name, unfit | {f"--{part}-weight": weight for part, weight in loss.items()})
         if generator is not None and generator.is_dir():
             raise TurnaroundError("train.generator", f"{generator} is a folder.", "Give a weights file.")
         if start_from is not None and start_from.is_dir() != (name == ZERO123):

@@ -85,7 +85,7 @@ def chosen(
     learning_rate: float | None = None,
 ) -> ThreeDimTraining:
     """The paper's settings but for those that are given."""
-    given = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     return ThreeDimTraining(
         FORMS[form or "paper"], **{name: value for name, value in given.items() if value is not None}
     )
@@ -191,7 +191,8 @@ def train(
 
 def _data(folder: Path, training: ThreeDimTraining, cache: Path, device: str) -> tuple[dict[str, Any], XUNetConfig]:
     """What is learned from, and the network's config with the world that it will know."""
-    config, data = training.network, {}
+    config = training.network
+    data: dict[str, Any] = {}
     if is_srn(folder):
         objects = find_objects(folder)
         if len(objects) < 2:
