@@ -65,7 +65,8 @@ def _deliver_views(job: Job, message: Result, arrays: Mapping[str, NDArray[Any]]
         return TurnaroundError("result.invalid", "The backend sent no view.", "Look again.")
     for view, camera in zip(views, message.view_cameras, strict=True):
         turned, raised = round(camera.azimuth_deg), round(camera.elevation_deg)
-        image = images.write(f"{job.wish.name} {turned}° {raised}°", view)
+        shown = np.where(view[..., 3:] < images.FAINTEST, np.uint8(0), view)  # thumbnails show even clear pixels
+        image = images.write(f"{job.wish.name} {turned}° {raised}°", shown)
         image.pack()
         image.use_fake_user = True
         image.preview_ensure()
