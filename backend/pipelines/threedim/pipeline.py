@@ -14,9 +14,9 @@ from backend.pipelines.preparing import prepare
 from backend.pipelines.registry import Output, Request
 from backend.pipelines.reporting import make_report
 from backend.pipelines.stage import Preview, Progress, StageCache, Stages
-from backend.weights.store import catalogue, is_present, tiny_path
-from protocol.errors import TurnaroundError
-from protocol.messages import OptionSpec, PipelineInfo, Settings
+from backend.pipelines.threedim.weights import AUTO, TINY, chosen_weights, installed
+from backend.weights.store import tiny_path
+from protocol.messages import OptionSpec, PipelineInfo
 
 if TYPE_CHECKING:
     from backend.pipelines.threedim.recipe import Recipe
@@ -27,9 +27,6 @@ SHIPPED = ("sparseneus", "3dim", "elevation")
 
 MAX_VIEWS = 24
 """The shipped reconstructor has learnt from up to 32, pictures included."""
-
-AUTO, TINY = "auto", "tiny"
-"""Weights that are not an entry's name: an installed generator if it and a GPU are there, and those that ship."""
 
 OPTIONS = (
     OptionSpec(
@@ -169,27 +166,3 @@ class ThreeDim:
             self.free()
             self._recipe, self._key = Recipe(weights, device), (weights, device)
         return self._recipe
-
-
-def installed() -> tuple[str, ...]:
-    """Names of the installed view generators."""
-    return tuple(entry.name for entry in catalogue() if entry.layout == "xunet" and is_present(entry))
-
-
-def chosen_weights(settings: Settings, device: str) -> str:
-    """`TINY`, or the name of an installed generator.
-
-    Raises:
-        TurnaroundError: `weights.absent`.
-    """
-    wanted, there = str(settings.options.get("weights", AUTO)), installed()
-    if wanted == AUTO:
-        return there[0] if there and device.startswith("cuda") else TINY
-    if wanted != TINY and wanted not in there:
-        raise TurnaroundError(
-            "weights.absent",
-            f"The weights {wanted} are not installed, or not those of a view generator.",
-            f"Import them: turnaround models import {wanted} PATH.",
-            field="options.weights",
-        )
-    return wanted

@@ -27,7 +27,7 @@ from backend.pipelines.shaping import NO_VIEWS, Elevation, Made, finish
 from backend.pipelines.shipped import EXCESS
 from backend.pipelines.stage import KeepError, Preview, Stages
 from backend.pipelines.threedim.networks import Networks, Sampling
-from backend.pipelines.threedim.pipeline import TINY
+from backend.pipelines.threedim.weights import TINY
 from backend.preparation.framing import framed_camera
 from backend.reconstructors.base import Field, MixedField, ThinnedField
 from backend.reconstructors.sparseneus.reconstructor import resampled
