@@ -34,8 +34,9 @@ from backend.reconstructors.sparseneus.reconstructor import resampled
 from backend.weights.store import tiny_path, weights_digest
 from protocol.messages import Direction, Settings
 
-DRAWN_SHARE = 0.4
-"""What the shape from all views counts beside the shape from the pictures alone."""
+TINY_SHARE, DRAWN_SHARE = 0.0, 0.4
+"""What the shape from all views counts beside the shape from the pictures alone: with the small weights, whose views
+have the pictures' outlines and not their colours, and with others. See docs/results.md."""
 
 DRAWN_TRUST = 0.005
 """See `paint`: views of 64 pixels have the right colours and not the details."""
@@ -113,18 +114,18 @@ class Recipe:
             progress.keep.clear()
 
         progress.begin("Building the Shape", (0.85, 0.92), Preview(views=drawn.images) if len(drawn) else None)
-        blend = None
-        if len(drawn):
+        blend, share = None, TINY_SHARE if self.weights == TINY else DRAWN_SHARE
+        if len(drawn) and share:
             small = ViewSet(np.stack([resampled(image, size) for image in drawn.images]), drawn.cameras)
             everything = networks.reconstruct(source + small, stages)
             blend = partial(networks.reconstructor.blend, source + small, everything)
-            field = MixedField(field, everything, DRAWN_SHARE)
+            field = MixedField(field, everything, share)
         progress.begin("Meshing", (0.92, 1.0))
         mesh = finish(
             ThinnedField(field, EXCESS),
             pictures[0],
             camera,
-            drawn,
+            drawn if share else NO_VIEWS,
             blend,
             settings=settings,
             stages=stages,
