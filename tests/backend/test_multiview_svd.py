@@ -36,6 +36,7 @@ SMALL = dataclasses.replace(
     octaves=2,
     image_encoder=ImageEncoderConfig(size=32, patch=16, width=16, hidden=16, layers=1, heads=2),
     azimuths_deg=(0.0, 90.0, 180.0),
+    guidance=(1.0, 3.0),
     steps=4,
 )
 

@@ -91,7 +91,7 @@ def test_gaussians_are_judged_best_where_the_surface_is(data: OrbitTensors) -> N
     parts = judge(truth, batch, every).parts
     worse = judge(replace(truth, means=truth.means + torch.tensor([0.0, 0.1, 0.0])), batch, every).parts
     assert parts["color"] < 0.03
-    assert parts["alpha"] < 0.02
+    assert parts["alpha"] < 0.08
     assert all(parts[name] < 0.5 * worse[name] for name in parts)
 
 
