@@ -98,7 +98,7 @@ def test_an_open_box_is_hollow_and_a_sheet_is_not_lost() -> None:
 def test_iou_of_two_boxes_is_their_overlap(shift: float) -> None:
     a, b = box(0.5, 0.5, 0.5), box(0.5, 0.5, 0.5, at=(shift, 0, 0))
     expected = (0.5 - shift) / (0.5 + shift)
-    assert metrics.volume_iou(a, b) == pytest.approx(expected, abs=0.05)
+    assert metrics.volume_iou(a, b) == pytest.approx(expected, abs=0.065)  # a layer of voxels
     assert metrics.volume_iou(a, a) == 1.0
 
 
