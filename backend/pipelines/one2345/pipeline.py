@@ -12,6 +12,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
+from backend.pipelines.choosing import AUTO, TINY, choose_weights, missing_hint
 from backend.pipelines.one2345.selection import MAX_VIEWS
 from backend.pipelines.preparing import Framer, frame_finely, prepare
 from backend.pipelines.registry import Output, Request
@@ -19,17 +20,13 @@ from backend.pipelines.reporting import make_report
 from backend.pipelines.shaping import Recipe
 from backend.pipelines.stage import Preview, Progress, StageCache, Stages
 from backend.preparation.published import frame_as_published, lower_contrast
-from backend.weights.store import catalogue, is_present, tiny_path
-from protocol.errors import TurnaroundError
+from backend.weights.store import catalogue, is_present
 from protocol.messages import Framing, OptionSpec, PipelineInfo, Settings
 
 NAME = "one2345"
 
 SHIPPED = ("sparseneus", "xunet", "elevation")
 
-
-AUTO, TINY = "auto", "tiny"
-"""Weights that are not an entry's name: the published ones if they and a GPU are there, and those that ship."""
 
 OPTIONS = (
     OptionSpec(
@@ -131,14 +128,14 @@ class One2345:
 
     def info(self) -> PipelineInfo:
         """How it presents itself."""
-        missing = [name for name in SHIPPED if not tiny_path(name).is_file()]
+        hint = missing_hint(SHIPPED)
         return PipelineInfo(
             name=NAME,
             label="One-2-3-45",
             description="Draws the other sides with a diffusion model and builds a signed distance field from them",
             options=(structs.replace(OPTIONS[0], choices=(AUTO, TINY, *published())), *OPTIONS[1:]),
-            ready=not missing,
-            hint=f"These weights are missing: {', '.join(missing)}. Install Turnaround again." if missing else "",
+            ready=not hint,
+            hint=hint,
             licence="GPL-3.0-or-later",
         )
 
@@ -190,17 +187,15 @@ def chosen_weights(settings: Settings, device: str) -> str:
     Raises:
         TurnaroundError: `weights.absent`, those that are asked for are not installed.
     """
-    wanted, installed = str(settings.options.get("weights", AUTO)), published()
-    if wanted == AUTO:
-        return installed[0] if installed and device.startswith("cuda") else TINY
-    if wanted != TINY and wanted not in installed:
-        raise TurnaroundError(
-            "weights.absent",
+    return choose_weights(
+        settings,
+        device,
+        published(),
+        lambda wanted: (
             f"The weights {wanted} are not installed, or not those of the reconstructor.",
             f"Install both: turnaround models install {wanted}, and one2345-sparseneus.",
-            field="options.weights",
-        )
-    return wanted
+        ),
+    )
 
 
 def chosen_framer(weights: str, settings: Settings) -> Framer:

@@ -16,13 +16,14 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from backend.geometry.cameras import Camera
+from backend.pipelines.choosing import AUTO, TINY, choose_weights, missing_hint
 from backend.pipelines.preparing import prepare
 from backend.pipelines.registry import Output, Request
 from backend.pipelines.reporting import make_report
 from backend.pipelines.shaping import Elevation, Made, finish
 from backend.pipelines.stage import Preview, Progress, StageCache, Stages
 from backend.preparation.framing import DEFAULT_FOV_DEG, framed_camera
-from backend.weights.store import catalogue, is_present, tiny_path
+from backend.weights.store import catalogue, is_present
 from protocol.errors import TurnaroundError
 from protocol.messages import OptionSpec, PipelineInfo, Settings
 
@@ -37,8 +38,8 @@ NAME = "ouroboros3d"
 
 SHIPPED = ("multiview", "lgm", "elevation")
 
-AUTO, TINY, PUBLISHED = "auto", "tiny", "ouroboros3d"
-"""Weights: the published ones if they and a GPU are there, those that ship, and the published ones."""
+PUBLISHED = "ouroboros3d"
+"""The weights' name where they are all there."""
 
 NEEDED = ("ouroboros3d", "stable-video-diffusion")
 """Entries of the catalogue that the published weights are made of."""
@@ -125,15 +126,15 @@ class Ouroboros3D:
 
     def info(self) -> PipelineInfo:
         """How it presents itself."""
-        missing = [name for name in SHIPPED if not tiny_path(name).is_file()]
+        hint = missing_hint(SHIPPED)
         choices = (AUTO, TINY, PUBLISHED) if published_is_there() else (AUTO, TINY)
         return PipelineInfo(
             name=NAME,
             label="Ouroboros3D",
             description="Draws eight views while it looks at the shape that they make, and lets you watch it form",
             options=(structs.replace(OPTIONS[0], choices=choices), *OPTIONS[1:]),
-            ready=not missing,
-            hint=f"These weights are missing: {', '.join(missing)}. Install Turnaround again." if missing else "",
+            ready=not hint,
+            hint=hint,
             licence="GPL-3.0-or-later",
             splats=True,
         )
@@ -280,17 +281,15 @@ def chosen_weights(settings: Settings, device: str) -> str:
     Raises:
         TurnaroundError: `weights.absent`.
     """
-    wanted = str(settings.options.get("weights", AUTO))
-    if wanted == AUTO:
-        return PUBLISHED if device.startswith("cuda") and published_is_there() else TINY
-    if wanted == PUBLISHED and not published_is_there():
-        raise TurnaroundError(
-            "weights.absent",
+    return choose_weights(
+        settings,
+        device,
+        (PUBLISHED,) if published_is_there() else (),
+        lambda wanted: (
             "The published weights of Ouroboros3D are not all installed.",
             f"Install them: turnaround models install {' and '.join(NEEDED)}.",
-            field="options.weights",
-        )
-    return wanted
+        ),
+    )
 
 
 def chosen_steps(settings: Settings, own: int) -> int:

@@ -15,10 +15,10 @@ from backend.generators.xunet.stochastic import Conditioning, PoolGenerator
 from backend.generators.xunet.worlds import FOV_DEG, World
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
+from backend.pipelines.choosing import TINY
 from backend.pipelines.shaping import NO_VIEWS
 from backend.pipelines.shipped import ShippedNetworks
 from backend.pipelines.stage import Preview, Progress, Stages, Update
-from backend.pipelines.threedim.weights import TINY
 from backend.preparation.backdrop import cut_from_white
 from backend.preparation.framing import DEFAULT_FOV_DEG
 from backend.reconstructors.sparseneus.reconstructor import resampled

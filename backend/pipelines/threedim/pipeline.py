@@ -10,13 +10,13 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
+from backend.pipelines.choosing import AUTO, TINY, choose_weights, missing_hint
 from backend.pipelines.preparing import prepare
 from backend.pipelines.registry import Output, Request
 from backend.pipelines.reporting import make_report
 from backend.pipelines.stage import Preview, Progress, StageCache, Stages
-from backend.pipelines.threedim.weights import AUTO, TINY, chosen_weights, installed
-from backend.weights.store import tiny_path
-from protocol.messages import OptionSpec, PipelineInfo
+from backend.weights.store import catalogue, is_present
+from protocol.messages import OptionSpec, PipelineInfo, Settings
 
 if TYPE_CHECKING:
     from backend.pipelines.threedim.recipe import Recipe
@@ -116,15 +116,15 @@ class ThreeDim:
 
     def info(self) -> PipelineInfo:
         """How it presents itself."""
-        missing = [name for name in SHIPPED if not tiny_path(name).is_file()]
+        hint = missing_hint(SHIPPED)
         return PipelineInfo(
             name=NAME,
             label="3DiM",
             description="Draws any number of views that agree with one another, from one picture or several, and "
             "builds a shape from them",
             options=(structs.replace(OPTIONS[0], choices=(AUTO, TINY, *installed())), *OPTIONS[1:]),
-            ready=not missing,
-            hint=f"These weights are missing: {', '.join(missing)}. Install Turnaround again." if missing else "",
+            ready=not hint,
+            hint=hint,
             licence="GPL-3.0-or-later",
             several_pictures=True,
             novel_views=True,
@@ -166,3 +166,25 @@ class ThreeDim:
             self.free()
             self._recipe, self._key = Recipe(weights, device), (weights, device)
         return self._recipe
+
+
+def installed() -> tuple[str, ...]:
+    """Names of the installed view generators."""
+    return tuple(entry.name for entry in catalogue() if entry.layout == "xunet" and is_present(entry))
+
+
+def chosen_weights(settings: Settings, device: str) -> str:
+    """`TINY`, or the name of an installed generator.
+
+    Raises:
+        TurnaroundError: `weights.absent`.
+    """
+    return choose_weights(
+        settings,
+        device,
+        installed(),
+        lambda wanted: (
+            f"The weights {wanted} are not installed, or not those of a view generator.",
+            f"Import them: turnaround models import {wanted} PATH.",
+        ),
+    )

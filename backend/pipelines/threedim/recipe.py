@@ -22,12 +22,12 @@ from backend.generators.xunet.worlds import World
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.geometry.overpaint import paint_over
+from backend.pipelines.choosing import TINY
 from backend.pipelines.one2345.selection import view_cameras
 from backend.pipelines.shaping import NO_VIEWS, Elevation, Made, finish
 from backend.pipelines.shipped import EXCESS
 from backend.pipelines.stage import KeepError, Preview, Stages
 from backend.pipelines.threedim.networks import Networks, Sampling
-from backend.pipelines.threedim.weights import TINY
 from backend.preparation.framing import framed_camera
 from backend.reconstructors.base import Field, MixedField, ThinnedField
 from backend.reconstructors.sparseneus.reconstructor import resampled
