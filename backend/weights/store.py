@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 from platformdirs import user_data_path
@@ -317,6 +317,31 @@ def open_safetensors(path: Path) -> Any:
         ) from error
     except (SafetensorError, OSError) as error:
         raise damaged(path, str(error)) from error
+
+
+Config = TypeVar("Config")
+
+
+def read_typed_config(path: Path, cls: type[Config], what: str) -> Config:
+    """A weights file's config as its network's own dataclass.
+
+    Args:
+        path: as `save_weights` writes them.
+        cls: of the config.
+        what: whose weights they should be, for the sentence: "a view generator".
+
+    Raises:
+        TurnaroundError: as `read_config`; `weights.damaged` if the config is another network's.
+    """
+    try:
+        return msgspec.convert(read_config(path), cls)
+    except msgspec.ValidationError as error:
+        raise TurnaroundError(
+            "weights.damaged",
+            f"The weights {path.name} are not {what}'s.",
+            "Get the file again: it may be of another kind.",
+            details=f"{path}: {error}",
+        ) from error
 
 
 def damaged(path: Path, why: str) -> TurnaroundError:

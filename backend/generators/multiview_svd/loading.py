@@ -20,7 +20,7 @@ from diffusers import AutoencoderKLTemporalDecoder
 
 from backend.generators.zero123.components import load_image_encoder, load_network
 from backend.weights.layouts.parts import read_json
-from backend.weights.store import load_into, read_config
+from backend.weights.store import load_into, read_typed_config
 from protocol.errors import TurnaroundError
 
 from .config import OUROBOROS3D, MultiviewConfig
@@ -62,15 +62,7 @@ def load_stored(path: Path) -> MultiviewModel:
     Raises:
         TurnaroundError: `weights.missing`, `weights.damaged`, or `weights.mismatch`, whose details name each key.
     """
-    try:
-        config = msgspec.convert(read_config(path), MultiviewConfig)
-    except msgspec.ValidationError as error:
-        raise TurnaroundError(
-            "weights.damaged",
-            f"The weights {path.name} are not a multi-view generator's.",
-            "Get the file again: it may be of another kind.",
-            details=f"{path}: {error}",
-        ) from error
+    config = read_typed_config(path, MultiviewConfig, "a multi-view generator")
     model = MultiviewModel(config)
     load_into(model, path)
     return model.eval().requires_grad_(False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,8 +15,7 @@ from backend.geometry import batched
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
 from backend.pipelines.stage import Preview, Progress
-from backend.weights.store import load_into, read_config
-from protocol.errors import TurnaroundError
+from backend.weights.store import load_into, read_typed_config
 
 from .config import XUNetConfig
 from .diffusion import Sampler
@@ -35,15 +33,7 @@ def load_xunet(path: Path) -> XUNet:
     Raises:
         TurnaroundError: `weights.missing`, `weights.damaged`, or `weights.mismatch`, whose details name each key.
     """
-    try:
-        config = msgspec.convert(read_config(path), XUNetConfig)
-    except msgspec.ValidationError as error:
-        raise TurnaroundError(
-            "weights.damaged",
-            f"The weights {path.name} are not a view generator's.",
-            "Get the file again: it may be of another kind.",
-            details=f"{path}: {error}",
-        ) from error
+    config = read_typed_config(path, XUNetConfig, "a view generator")
     network = XUNet(config)
     load_into(network, path)
     return network.eval()
