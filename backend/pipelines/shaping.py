@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -60,19 +61,28 @@ class Made:
         views: as drawn.
         elevation: of the picture's camera.
         camera: of the framed picture.
+        splats: float32 [N, 14], see `Gaussians.packed`, where the mesh was made of Gaussians.
     """
 
     mesh: Mesh
     views: ViewSet
     elevation: Elevation
     camera: Camera
+    splats: NDArray[np.float32] | None = None
 
 
 class Recipe(Protocol):
-    """The stages from a framed picture to a mesh, with the networks that they need."""
+    """The stages from framed pictures to a mesh, with the networks that they need."""
 
-    def make(self, picture: NDArray[np.uint8], settings: Settings, seed: int, stages: Stages) -> Made:
-        """A mesh of the framed picture, uint8 [512, 512, 4]; names its stages through `stages.progress`.
+    def make(self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, seed: int, stages: Stages) -> Made:
+        """A mesh; names its stages through `stages.progress`.
+
+        Args:
+            pictures: framed, uint8 [512, 512, 4]; the first, which gives the frame, and those of
+                `settings.extra_pictures`, where the pipeline takes several.
+            settings: of the job.
+            seed: of the variant.
+            stages: of the job.
 
         Raises:
             TurnaroundError: in words for the artist.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,12 +14,13 @@ from backend.elevation.solve import Estimate
 from backend.geometry.cameras import Camera
 from backend.geometry.colors import paint
 from backend.geometry.mesh import Mesh, ViewSet
-from backend.pipelines.shaping import surface
+from backend.pipelines.shaping import Elevation, surface
 from backend.pipelines.stage import Stages
 from backend.reconstructors.base import Field
 from backend.reconstructors.sparseneus.adapter import network_images
 from backend.reconstructors.sparseneus.reconstructor import SdfField, SparseNeuSReconstructor, resampled
-from backend.weights.store import load_into, read_config, tiny_path, weights_digest
+from backend.weights.store import load_into, read_typed_config, tiny_path, weights_digest
+from protocol.messages import Settings
 
 COARSE_CELLS = 48
 """Resolution of the preview, which is also what the view generator is shown."""
@@ -53,11 +53,17 @@ class ShippedNetworks:
     def regressor(self) -> ElevationNet:
         """A picture to its elevation."""
         path = tiny_path("elevation")
-        network = ElevationNet(msgspec.convert(read_config(path), ElevationConfig))
+        network = ElevationNet(read_typed_config(path, ElevationConfig, "an elevation regressor"))
         load_into(network, path)
         return network.eval().to(self.device)
 
     # ------------------------------------------------------------------------------------------------- elevation
+
+    def elevation(self, picture: NDArray[np.uint8], settings: Settings, stages: Stages) -> Elevation:
+        """The artist's elevation, or the one that the framed picture seems to have."""
+        if settings.elevation_deg is not None:
+            return Elevation.given(settings.elevation_deg)
+        return Elevation.found(self.regress_elevation(picture, stages))
 
     @torch.inference_mode()
     def regress_elevation(self, picture: NDArray[np.uint8], stages: Stages) -> Estimate:

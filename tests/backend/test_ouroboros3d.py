@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from backend.geometry.render import prepare, render
-from backend.pipelines.ouroboros3d import pipeline as module
+from backend.pipelines.ouroboros3d import recipe as module
 from backend.pipelines.ouroboros3d.loop import Feeding
-from backend.pipelines.ouroboros3d.pipeline import Ouroboros3D, PreviewBudget
+from backend.pipelines.ouroboros3d.pipeline import Ouroboros3D
+from backend.pipelines.ouroboros3d.recipe import Ouroboros3DRecipe, PreviewBudget
 from backend.pipelines.registry import Output, Request
 from backend.pipelines.stage import CancelledError, Progress, StageCache, Update
 from backend.preparation.framing import framed_camera
@@ -133,7 +134,10 @@ def test_cancelling_stops_within_a_step(pipeline: Ouroboros3D, picture: np.ndarr
 def test_a_drawing_that_comes_apart_or_shows_nothing_ends_in_a_sentence(
     pipeline: Ouroboros3D, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    networks, _ = pipeline._load("tiny", "cpu")
+    pipeline.free()
+    recipe = Ouroboros3DRecipe("tiny", "cpu")
+    monkeypatch.setattr(pipeline, "make_recipe", lambda choice: recipe)
+    networks = recipe.networks
     unet = networks.generator.model.network
     with monkeypatch.context() as patch:
         patch.setattr(unet, "forward", lambda latents, *rest: latents[:, :, :48] * torch.nan)

@@ -50,7 +50,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "find_entry", lambda name: SimpleNamespace(name=name))
     monkeypatch.setattr(networks, "weights_folder", lambda entry: folders[entry.name])
     monkeypatch.setattr(networks, "entry_digest", lambda entry: entry.name)
-    monkeypatch.setattr(module, "published_is_there", lambda: True)
+    monkeypatch.setattr(module.Ouroboros3D, "installed", lambda self: (module.PUBLISHED,))
     monkeypatch.setattr(generator, "load_published", partial(load_published, size=SIZE))
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from backend.cli import app
 from backend.generators.zero123.generator import ViewRequest, Zero123Generator
 from backend.geometry.mesh import ViewSet
-from backend.pipelines.one2345.pipeline import One2345, published
+from backend.pipelines.one2345.pipeline import One2345
 from backend.pipelines.one2345.published import Published
 from backend.pipelines.registry import Output, Request
 from backend.pipelines.stage import Progress, StageCache, Update
@@ -94,7 +94,7 @@ def run(
 
 
 def test_from_import_to_mesh_at_the_command_line(here: Path, tmp_path: Path) -> None:
-    assert set(published()) == {"zero123-xl-original", "stable-zero123"}
+    assert set(One2345().installed()) == {"zero123-xl-original", "stable-zero123"}
     arguments = ["generate", str(HOUSE), "-o", str(tmp_path / "house.ply"), "--weights", "zero123-xl-original"]
     arguments += ["--option", "steps=1", "--resolution", "32", "--no-cache", "--device", "cpu"]
     arguments += ["--views-out", str(tmp_path / "views"), "--report", str(tmp_path / "report.json")]
@@ -160,6 +160,6 @@ def test_the_preview_can_be_kept(here: Path) -> None:
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURNAROUND_WEIGHTS", str(tmp_path))
-    assert published() == ()
+    assert One2345().installed() == ()
     with pytest.raises(TurnaroundError, match=r"zero123-xl are not installed"):
         run(One2345(), StageCache(), weights="zero123-xl")

@@ -17,7 +17,7 @@ from backend.cli import app
 from backend.generators.xunet.config import SRN64, TINY_3DIM
 from backend.pipelines.registry import Request
 from backend.pipelines.stage import Progress, StageCache
-from backend.pipelines.threedim.pipeline import ThreeDim, chosen_weights
+from backend.pipelines.threedim.pipeline import ThreeDim
 from backend.weights import store
 from protocol.errors import TurnaroundError
 from protocol.messages import Settings
@@ -50,12 +50,12 @@ def turnaround(*arguments: object) -> str:
 
 def test_an_imported_network_draws_and_its_views_are_cut_out(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(TurnaroundError, match="not installed"):
-        chosen_weights(Settings(options={"weights": NAME}), "cpu")
+        ThreeDim().choose(Settings(options={"weights": NAME}), "cpu")
     turnaround("models", "import", NAME, checkpoint)
     pipeline = ThreeDim()
     assert pipeline.info().options[0].choices == ("auto", "tiny", NAME)
-    assert chosen_weights(Settings(), "cpu") == "tiny"
-    assert chosen_weights(Settings(), "cuda:0") == NAME
+    assert ThreeDim().choose(Settings(), "cpu").weights == "tiny"
+    assert ThreeDim().choose(Settings(), "cuda:0").weights == NAME
 
     y, x = np.mgrid[:96, :96] - 47.5
     picture = np.zeros((96, 96, 4), np.uint8)

@@ -8,6 +8,7 @@ shape; Ouroboros3D does the same at every step. The input picture is itself a so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -63,9 +64,10 @@ class Guided:
     def __init__(self, device: str) -> None:
         self.networks = Networks(device)
 
-    def make(self, picture: NDArray[np.uint8], settings: Settings, seed: int, stages: Stages) -> Made:
+    def make(self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, seed: int, stages: Stages) -> Made:
         """See `Recipe`."""
         networks, progress, effort = self.networks, stages.progress, chosen_effort(settings, seed)
+        (picture,) = pictures
 
         progress.begin("Finding the Elevation", (0.05, 0.08))
         elevation = self.elevation(picture, settings, effort.steps, stages)
@@ -108,12 +110,10 @@ class Guided:
 
     def elevation(self, picture: NDArray[np.uint8], settings: Settings, steps: int, stages: Stages) -> Elevation:
         """The artist's elevation, or the one that the picture seems to have."""
-        if settings.elevation_deg is not None:
-            return Elevation.given(settings.elevation_deg)
-        if settings.options.get("elevation_from") == "matching":
+        if settings.elevation_deg is None and settings.options.get("elevation_from") == "matching":
             steps = max(steps, MATCHING_STEPS)
             return Elevation.found(self.networks.match_elevation(picture, steps, settings.seed, stages))
-        return Elevation.found(self.networks.regress_elevation(picture, stages))
+        return self.networks.elevation(picture, settings, stages)
 
     def draw(
         self,

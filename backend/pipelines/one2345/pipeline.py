@@ -1,32 +1,25 @@
-"""One-2-3-45 as a pipeline: the picture prepared, a recipe chosen by its weights, and the report written.
+"""One-2-3-45 as a pipeline: a recipe chosen by its weights.
 
 The recipes: `guided` runs on the weights that ship, `published` on the paper's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from msgspec import structs
 from numpy.typing import NDArray
 
-from backend.pipelines.choosing import AUTO, TINY, choose_weights, missing_hint
+from backend.pipelines.choosing import AUTO, TINY
+from backend.pipelines.engine import Choice, Engine
 from backend.pipelines.one2345.selection import MAX_VIEWS
-from backend.pipelines.preparing import Framer, frame_finely, prepare
-from backend.pipelines.registry import Output, Request
-from backend.pipelines.reporting import make_report
+from backend.pipelines.preparing import Framer, frame_finely
 from backend.pipelines.shaping import Recipe
-from backend.pipelines.stage import Preview, Progress, StageCache, Stages
 from backend.preparation.published import frame_as_published, lower_contrast
 from backend.weights.store import catalogue, is_present
 from protocol.messages import Framing, OptionSpec, PipelineInfo, Settings
 
-NAME = "one2345"
-
 SHIPPED = ("sparseneus", "xunet", "elevation")
-
 
 OPTIONS = (
     OptionSpec(
@@ -119,83 +112,89 @@ OPTIONS = (
 )
 
 
-class One2345:
-    """The pipeline `one2345`; loads its networks when first asked for a mesh."""
+INFO = PipelineInfo(
+    name="one2345",
+    label="One-2-3-45",
+    description="Draws the other sides with a diffusion model and builds a signed distance field from them",
+    options=OPTIONS,
+    licence="GPL-3.0-or-later",
+)
+
+
+@dataclass(frozen=True)
+class PublishedChoice(Choice):
+    """How the published networks are loaded; see `Published`.
+
+    Attributes:
+        low_memory: see there, as are the others.
+        compiled: see there.
+        fitted: see there.
+        input_is_source: see there.
+    """
+
+    low_memory: bool
+    compiled: bool
+    fitted: bool
+    input_is_source: bool
+
+
+class One2345(Engine):
+    """The pipeline `one2345`."""
 
     def __init__(self) -> None:
-        self._recipe: Recipe | None = None
-        self._recipe_key: tuple[Any, ...] = ()
+        super().__init__(INFO, SHIPPED)
 
-    def info(self) -> PipelineInfo:
-        """How it presents itself."""
-        hint = missing_hint(SHIPPED)
-        return PipelineInfo(
-            name=NAME,
-            label="One-2-3-45",
-            description="Draws the other sides with a diffusion model and builds a signed distance field from them",
-            options=(structs.replace(OPTIONS[0], choices=(AUTO, TINY, *published())), *OPTIONS[1:]),
-            ready=not hint,
-            hint=hint,
-            licence="GPL-3.0-or-later",
-        )
+    def installed(self) -> tuple[str, ...]:
+        """The Zero123s that can be used: they are installed, as is the reconstructor that goes with them."""
+        entries = [entry for entry in catalogue() if entry.pipeline == INFO.name and not entry.shipped]
+        if not any(entry.layout == "sparseneus" and is_present(entry) for entry in entries):
+            return ()
+        return tuple(entry.name for entry in entries if entry.layout == "zero123" and is_present(entry))
 
-    def free(self) -> None:
-        """Drops the loaded networks."""
-        self._recipe, self._recipe_key = None, ()
-
-    def generate(self, request: Request, *, device: str, cache: StageCache, progress: Progress) -> Iterator[Output]:
-        """See `registry.Pipeline`."""
-        weights = chosen_weights(request.settings, device)
-        for variant in range(request.settings.variants):
-            progress.variant, progress.seconds, progress.cached = variant, {}, []
-            yield self._variant(request, weights, request.settings.seed + variant, device, Stages(cache, progress))
-
-    def _variant(self, request: Request, weights: str, seed: int, device: str, stages: Stages) -> Output:
-        progress = stages.progress
-        progress.begin("Cutting Out", (0.0, 0.02))
-        picture, framing, notes = prepare(request, stages, device, chosen_framer(weights, request.settings))
-        progress.begin("Loading Networks", (0.02, 0.05), Preview(cutout=picture, framing=framing, notes=notes))
-        recipe = self._load(weights, request.settings, device)
-        made = recipe.make(picture, request.settings, seed, stages)
-        progress.step(1, 1)
-        report = make_report(NAME, request.settings, seed, made, framing, notes, weights, device, progress)
-        return Output(made.mesh, made.views, picture, report)
-
-    def _load(self, weights: str, settings: Settings, device: str) -> Recipe:
-        """The recipe that the settings ask for; its networks stay loaded until another is asked for."""
-        options = settings.options
-        key: tuple[Any, ...] = (weights, device)
-        if weights != TINY:
-            key += tuple(options.get(name) for name in ("low_memory", "compile", "fitted_cube", "picture_is_source"))
-        if self._recipe is None or self._recipe_key != key:
-            self.free()
-            self._recipe, self._recipe_key = make_recipe(weights, settings, device), key
-        return self._recipe
-
-
-def published() -> tuple[str, ...]:
-    """Names of the Zero123s that can be used: installed, as is the reconstructor that goes with them."""
-    entries = [entry for entry in catalogue() if entry.pipeline == "one2345" and not entry.shipped]
-    if not any(entry.layout == "sparseneus" and is_present(entry) for entry in entries):
-        return ()
-    return tuple(entry.name for entry in entries if entry.layout == "zero123" and is_present(entry))
-
-
-def chosen_weights(settings: Settings, device: str) -> str:
-    """`TINY`, or the name of an installed Zero123.
-
-    Raises:
-        TurnaroundError: `weights.absent`, those that are asked for are not installed.
-    """
-    return choose_weights(
-        settings,
-        device,
-        published(),
-        lambda wanted: (
+    def absent(self, wanted: str) -> tuple[str, str]:
+        """See `Engine`."""
+        return (
             f"The weights {wanted} are not installed, or not those of the reconstructor.",
             f"Install both: turnaround models install {wanted}, and one2345-sparseneus.",
-        ),
-    )
+        )
+
+    def choose(self, settings: Settings, device: str) -> Choice:
+        """See `Engine`."""
+        choice, options = super().choose(settings, device), settings.options
+        if choice.weights == TINY:
+            return choice
+        from backend.pipelines.one2345.published import is_short_of_memory
+
+        low_memory = options.get("low_memory", AUTO)
+        return PublishedChoice(
+            choice.weights,
+            choice.device,
+            low_memory=is_short_of_memory(device) if low_memory == AUTO else low_memory == "on",
+            compiled=bool(options.get("compile", False)),
+            fitted=bool(options.get("fitted_cube", False)),
+            input_is_source=bool(options.get("picture_is_source", True)),
+        )
+
+    def framer(self, choice: Choice, settings: Settings) -> Framer:
+        """See `Engine`."""
+        return chosen_framer(choice.weights, settings)
+
+    def make_recipe(self, choice: Choice) -> Recipe:
+        """See `Engine`."""
+        if not isinstance(choice, PublishedChoice):
+            from backend.pipelines.one2345.guided import Guided
+
+            return Guided(choice.device)
+        from backend.pipelines.one2345.published import Published
+
+        return Published(
+            choice.weights,
+            choice.device,
+            low_memory=choice.low_memory,
+            compiled=choice.compiled,
+            fitted=choice.fitted,
+            input_is_source=choice.input_is_source,
+        )
 
 
 def chosen_framer(weights: str, settings: Settings) -> Framer:
@@ -211,23 +210,3 @@ def chosen_framer(weights: str, settings: Settings) -> Framer:
         return framer(lower_contrast(cutout))
 
     return darker
-
-
-def make_recipe(weights: str, settings: Settings, device: str) -> Recipe:
-    """The recipe of these weights; torch is imported here, when it is first needed."""
-    if weights == TINY:
-        from backend.pipelines.one2345.guided import Guided
-
-        return Guided(device)
-    from backend.pipelines.one2345.published import Published, is_short_of_memory
-
-    options = settings.options
-    low_memory = options.get("low_memory", AUTO)
-    return Published(
-        weights,
-        device,
-        low_memory=is_short_of_memory(device) if low_memory == AUTO else low_memory == "on",
-        compiled=bool(options.get("compile", False)),
-        fitted=bool(options.get("fitted_cube", False)),
-        input_is_source=bool(options.get("picture_is_source", True)),
-    )

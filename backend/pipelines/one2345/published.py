@@ -137,13 +137,11 @@ class Published:
 
     # ------------------------------------------------------------------------------------------------------ stages
 
-    def make(self, picture: NDArray[np.uint8], settings: Settings, seed: int, stages: Stages) -> Made:
+    def make(self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, seed: int, stages: Stages) -> Made:
         """See `Recipe`."""
         progress, sampling = stages.progress, chosen_sampling(settings, seed)
-        if settings.elevation_deg is not None:
-            elevation = Elevation.given(settings.elevation_deg)
-        else:
-            elevation = Elevation.found(self.preview.regress_elevation(picture, stages))
+        (picture,) = pictures
+        elevation = self.preview.elevation(picture, settings, stages)
         fov_deg = settings.fov_deg or FOV_DEG
 
         progress.begin("Shaping the Preview", (0.05, 0.1))

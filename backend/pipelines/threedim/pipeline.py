@@ -1,27 +1,12 @@
-"""3DiM as a pipeline: the pictures prepared, views drawn from a growing pool, and a shape built from all."""
+"""3DiM as a pipeline: views are drawn from a growing pool of pictures, and a shape is built from all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
-import numpy as np
-from msgspec import structs
-from numpy.typing import NDArray
-
-from backend.pipelines.choosing import AUTO, TINY, choose_weights, missing_hint
-from backend.pipelines.preparing import prepare
-from backend.pipelines.registry import Output, Request
-from backend.pipelines.reporting import make_report
-from backend.pipelines.stage import Preview, Progress, StageCache, Stages
+from backend.pipelines.choosing import AUTO, TINY
+from backend.pipelines.engine import Choice, Engine
+from backend.pipelines.shaping import Recipe
 from backend.weights.store import catalogue, is_present
-from protocol.messages import OptionSpec, PipelineInfo, Settings
-
-if TYPE_CHECKING:
-    from backend.pipelines.threedim.recipe import Recipe
-
-NAME = "3dim"
+from protocol.messages import OptionSpec, PipelineInfo
 
 SHIPPED = ("sparseneus", "3dim", "elevation")
 
@@ -107,84 +92,37 @@ OPTIONS = (
 )
 
 
-class ThreeDim:
-    """The pipeline `3dim`; loads its networks when first asked for a mesh."""
+INFO = PipelineInfo(
+    name="3dim",
+    label="3DiM",
+    description="Draws any number of views that agree with one another, from one picture or several, and builds a "
+    "shape from them",
+    options=OPTIONS,
+    licence="GPL-3.0-or-later",
+    several_pictures=True,
+    novel_views=True,
+)
+
+
+class ThreeDim(Engine):
+    """The pipeline `3dim`."""
 
     def __init__(self) -> None:
-        self._recipe: Recipe | None = None
-        self._key: tuple[str, str] | None = None
+        super().__init__(INFO, SHIPPED)
 
-    def info(self) -> PipelineInfo:
-        """How it presents itself."""
-        hint = missing_hint(SHIPPED)
-        return PipelineInfo(
-            name=NAME,
-            label="3DiM",
-            description="Draws any number of views that agree with one another, from one picture or several, and "
-            "builds a shape from them",
-            options=(structs.replace(OPTIONS[0], choices=(AUTO, TINY, *installed())), *OPTIONS[1:]),
-            ready=not hint,
-            hint=hint,
-            licence="GPL-3.0-or-later",
-            several_pictures=True,
-            novel_views=True,
-        )
+    def installed(self) -> tuple[str, ...]:
+        """The installed view generators."""
+        return tuple(entry.name for entry in catalogue() if entry.layout == "xunet" and is_present(entry))
 
-    def free(self) -> None:
-        """Drops the loaded networks."""
-        self._recipe, self._key = None, None
-
-    def generate(self, request: Request, *, device: str, cache: StageCache, progress: Progress) -> Iterator[Output]:
-        """See `registry.Pipeline`."""
-        weights = chosen_weights(request.settings, device)
-        for variant in range(request.settings.variants):
-            progress.variant, progress.seconds, progress.cached = variant, {}, []
-            yield self._variant(request, weights, request.settings.seed + variant, device, Stages(cache, progress))
-
-    def _variant(self, request: Request, weights: str, seed: int, device: str, stages: Stages) -> Output:
-        settings, progress = request.settings, stages.progress
-        progress.begin("Cutting Out", (0.0, 0.02))
-        picture, framing, notes = prepare(request, stages, device)
-        pictures: list[NDArray[np.uint8]] = [picture]
-        for extra in request.extra_pictures:
-            # where the subject is in the first picture says nothing of the others
-            elsewhere = structs.replace(settings, subject_box=None, subject_points=())
-            further, _, more = prepare(replace(request, picture=extra, matte=None, settings=elsewhere), stages, device)
-            pictures.append(further)
-            notes = (*notes, *more)
-        shown = Preview(cutout=picture, framing=framing, notes=notes)
-        progress.begin("Loading Networks", (0.02, 0.05), shown)
-        made = self._load(weights, device).make(pictures, settings, seed, stages)
-        progress.step(1, 1)
-        report = make_report(NAME, settings, seed, made, framing, notes, weights, device, progress)
-        return Output(made.mesh, made.views, picture, report)
-
-    def _load(self, weights: str, device: str) -> Recipe:
-        if self._recipe is None or self._key != (weights, device):
-            from backend.pipelines.threedim.recipe import Recipe  # torch is imported when it is first needed
-
-            self.free()
-            self._recipe, self._key = Recipe(weights, device), (weights, device)
-        return self._recipe
-
-
-def installed() -> tuple[str, ...]:
-    """Names of the installed view generators."""
-    return tuple(entry.name for entry in catalogue() if entry.layout == "xunet" and is_present(entry))
-
-
-def chosen_weights(settings: Settings, device: str) -> str:
-    """`TINY`, or the name of an installed generator.
-
-    Raises:
-        TurnaroundError: `weights.absent`.
-    """
-    return choose_weights(
-        settings,
-        device,
-        installed(),
-        lambda wanted: (
+    def absent(self, wanted: str) -> tuple[str, str]:
+        """See `Engine`."""
+        return (
             f"The weights {wanted} are not installed, or not those of a view generator.",
             f"Import them: turnaround models import {wanted} PATH.",
-        ),
-    )
+        )
+
+    def make_recipe(self, choice: Choice) -> Recipe:
+        """See `Engine`."""
+        from backend.pipelines.threedim.recipe import ThreeDimRecipe
+
+        return ThreeDimRecipe(choice.weights, choice.device)

@@ -24,7 +24,7 @@ from backend.geometry.mesh import Mesh, ViewSet
 from backend.geometry.overpaint import paint_over
 from backend.pipelines.choosing import TINY
 from backend.pipelines.one2345.selection import view_cameras
-from backend.pipelines.shaping import NO_VIEWS, Elevation, Made, finish
+from backend.pipelines.shaping import NO_VIEWS, Made, finish
 from backend.pipelines.shipped import EXCESS
 from backend.pipelines.stage import KeepError, Preview, Stages
 from backend.pipelines.threedim.networks import Networks, Sampling
@@ -64,8 +64,8 @@ class Effort:
 QUALITIES = {"draft": Effort(4, 16), "standard": Effort(8, 32), "fine": Effort(16, 64)}
 
 
-class Recipe:
-    """Pictures to a mesh, or to further views.
+class ThreeDimRecipe:
+    """A `Recipe`: pictures to a mesh, or to further views.
 
     Args:
         weights: of the view generator, see `Networks`.
@@ -76,17 +76,10 @@ class Recipe:
         self.weights, self.networks = weights, Networks(weights, device)
 
     def make(self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, seed: int, stages: Stages) -> Made:
-        """A mesh; or, where `settings.look_from` asks for views, those and an empty one.
-
-        Args:
-            pictures: framed, uint8 [512, 512, 4]; the first, then those of `settings.extra_pictures`.
-            settings: of the job.
-            seed: of the variant.
-            stages: of the job.
-        """
+        """See `Recipe`; where `settings.look_from` asks for views, those and an empty mesh."""
         networks, progress = self.networks, stages.progress
         progress.begin("Finding the Elevation", (0.05, 0.08))
-        elevation = self.elevation(pictures[0], settings, stages)
+        elevation = networks.elevation(pictures[0], settings, stages)
         camera = framed_camera(elevation.degrees, 0.0, settings.fov_deg or networks.fov_deg)
         cameras = [camera, *(directed(camera, direction) for direction in settings.extra_pictures)]
         sampling, views = chosen_sampling(settings, seed, self.weights), chosen_views(settings)
@@ -135,12 +128,6 @@ class Recipe:
         if len(pictures) > 1:
             mesh = paint_over(mesh, pictures, cameras)
         return Made(mesh, drawn, elevation, camera)
-
-    def elevation(self, picture: NDArray[np.uint8], settings: Settings, stages: Stages) -> Elevation:
-        """The artist's elevation, or the one that the first picture seems to have."""
-        if settings.elevation_deg is not None:
-            return Elevation.given(settings.elevation_deg)
-        return Elevation.found(self.networks.regress_elevation(picture, stages))
 
 
 NO_MESH = Mesh(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32), np.zeros((0, 4), np.uint8))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
 from backend.geometry.gaussians.gaussians import Gaussians
 from backend.geometry.mesh import ViewSet
-from backend.weights.store import damaged, load_into, read_config
+from backend.weights.store import load_into, read_typed_config
 from protocol.errors import TurnaroundError
 
 from .config import LGMConfig
@@ -41,10 +40,7 @@ class LGMReconstructor:
     """
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
-        try:
-            self.config = msgspec.convert(read_config(path), LGMConfig)
-        except (msgspec.ValidationError, ValueError) as error:
-            raise damaged(path, str(error)) from error
+        self.config = read_typed_config(path, LGMConfig, "an LGM")
         self.device = torch.device(device)
         self.network = LGM(self.config)
         load_into(self.network, path)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from backend.reconstructors.sparseneus.config import SparseNeuSConfig
 from backend.reconstructors.sparseneus.frame import Frame, cube_frame, fitted_frame, frusta_frame
 from backend.reconstructors.sparseneus.network import Conditional, Sources, SparseNeuS
 from backend.reconstructors.sparseneus.sdf import lookup
-from backend.weights.store import load_into, read_config
+from backend.weights.store import load_into, read_typed_config
 from protocol.errors import TurnaroundError
 
 F32 = NDArray[np.float32]
@@ -102,7 +101,7 @@ class SparseNeuSReconstructor:
     """A `Reconstructor` on one set of weights, ours or the published ones.
 
     Args:
-        weights: safetensors with the network's config.
+        weights: safetensors with the network's config; or a network.
         device: torch device.
         fitted: spend the published cube's resolution on the object, and not on all that the cameras see.
         input_is_source: whether the first view, which gives the published frame, is also looked at. The published code
@@ -115,7 +114,7 @@ class SparseNeuSReconstructor:
     def __init__(
         self, weights: Path, device: str = "cpu", *, fitted: bool = False, input_is_source: bool = False
     ) -> None:
-        self.config = msgspec.convert(read_config(weights), SparseNeuSConfig)
+        self.config = read_typed_config(weights, SparseNeuSConfig, "a SparseNeuS")
         self.device = torch.device(device)
         self.fitted = fitted
         self.input_is_source = input_is_source or self.config.frame == "cube"

@@ -8,12 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from backend.weights.layouts import Fraction
 from backend.weights.layouts.parts import Part, read_state, shapes_of, state_dict, the_file, write_parts
 from backend.weights.lazy import LazyState, Shapes
-from backend.weights.store import STORED, WeightsEntry, damaged, read_config
+from backend.weights.store import STORED, WeightsEntry, damaged, read_typed_config
 
 if TYPE_CHECKING:
     from backend.generators.xunet.config import XUNetConfig
@@ -38,10 +36,7 @@ def expected(folder: Path) -> dict[str, Shapes]:
     """See `Layout.expected`."""
     from backend.generators.xunet.config import XUNetConfig
 
-    try:
-        return {FILE: _expected(msgspec.convert(read_config(folder / FILE), XUNetConfig))}
-    except (msgspec.ValidationError, ValueError) as error:
-        raise damaged(folder / FILE, str(error)) from error
+    return {FILE: _expected(read_typed_config(folder / FILE, XUNetConfig, "a view generator"))}
 
 
 def _config(tensors: LazyState) -> XUNetConfig:
