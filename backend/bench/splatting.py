@@ -123,11 +123,13 @@ def _cuda(size: Size) -> dict[str, float]:
         torch.cuda.synchronize()
         return (time.perf_counter() - start) / 50
 
+    white = torch.ones(len(poses), 3, device="cuda")
+
     def ours() -> float:
-        return seconds(lambda: _ours(gaussians, poses, intrinsics, picture))
+        return seconds(lambda: render(gaussians, poses, intrinsics, picture))
 
     def bare() -> float:
-        return seconds(lambda: rasterization(*fields, *views, packed=False, render_mode="RGB+D"))
+        return seconds(lambda: rasterization(*fields, *views, packed=False, render_mode="RGB+D", backgrounds=white))
 
     with torch.no_grad():
         ours(), bare()  # compiles

@@ -1,4 +1,5 @@
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -319,7 +320,8 @@ def test_what_gsplat_is_asked_for(monkeypatch, splatting):
     """With gsplat 1.5.3's parameters and a stand-in for what it computes, the pictures are those of the CPU."""
     gaussians = some(40, 2).map(Tensor.float)
     poses, intrinsics = (part.float().expand(2, -1, -1, -1) for part in orbit(3, 32))
-    expected = render(gaussians, poses, intrinsics, 32, background=0.0, splatting=splatting)
+    background = torch.tensor([0.2, 0.5, 0.9])
+    expected = render(gaussians, poses, intrinsics, 32, background=background, splatting=splatting)
 
     def rasterization(
         means,
@@ -335,6 +337,7 @@ def test_what_gsplat_is_asked_for(monkeypatch, splatting):
         eps2d,
         packed,
         render_mode,
+        backgrounds,
         covars,
     ):
         assert (render_mode, packed, near_plane, eps2d) == ("RGB+D", False, splatting.near, splatting.eps2d)
@@ -353,12 +356,25 @@ def test_what_gsplat_is_asked_for(monkeypatch, splatting):
             splatting=replace(splatting, normalise=True),
         )
         assert height == width
-        return torch.cat([drawn.colors, drawn.depths[..., None]], dim=-1), drawn.alphas[..., None], {}
+        assert backgrounds.shape == (*viewmats.shape[:-2], 3)
+        colors = drawn.colors + (1 - drawn.alphas[..., None]) * backgrounds[..., None, None, :]
+        return torch.cat([colors, drawn.depths[..., None]], dim=-1), drawn.alphas[..., None], {}
 
     monkeypatch.setattr(cuda, "_gsplat", lambda: rasterization)
-    image = cuda.draw_on_cuda(gaussians, torch.linalg.inv(poses), intrinsics, 32, splatting)
-    for actual, wanted in zip((image[..., :3], image[..., 4], image[..., 3]), expected, strict=True):
+    image, weights = cuda.draw_on_cuda(gaussians, torch.linalg.inv(poses), intrinsics, 32, splatting, background)
+    for actual, wanted in zip((image[..., :3], weights[..., 0], image[..., 3]), expected, strict=True):
         assert (actual - wanted).abs().mean() < 1e-4
+
+
+def test_a_gsplat_that_cannot_be_compiled_is_done_without(monkeypatch, tmp_path):
+    (tmp_path / "gsplat").mkdir()
+    (tmp_path / "gsplat" / "__init__.py").write_text("raise RuntimeError('Error building extension')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "gsplat", raising=False)
+    cuda._gsplat.cache_clear()
+    with pytest.warns(UserWarning, match="Error building extension"):
+        assert cuda._gsplat() is None
+    cuda._gsplat.cache_clear()
 
 
 @pytest.mark.cuda

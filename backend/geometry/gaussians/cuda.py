@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from backend.geometry.gaussians.gaussians import Gaussians
@@ -21,14 +20,24 @@ from backend.geometry.gaussians.projection import Splatting
 
 
 def draw_on_cuda(
-    gaussians: Gaussians, camera_from_world: Tensor, intrinsics: Tensor, size: int, splatting: Splatting
-) -> Tensor | None:
-    """As `render.draw_on_cpu`, [..., V, size, size, 5]; None where gsplat is missing or could not be built."""
+    gaussians: Gaussians,
+    camera_from_world: Tensor,
+    intrinsics: Tensor,
+    size: int,
+    splatting: Splatting,
+    background: Tensor,
+) -> tuple[Tensor, Tensor] | None:
+    """At least one Gaussian, in float32; None where gsplat is missing or could not be built.
+
+    Args: see `render`; both matrices have the Gaussians' leading dimensions.
+
+    Returns:
+        Colours over the background and the sum of weight times depth, [..., V, size, size, 4]; and the sums of the
+        weights, [..., V, size, size, 1].
+    """
     rasterization = _gsplat()
     if rasterization is None:
         return None
-    if not len(gaussians):
-        return gaussians.means.new_zeros(*camera_from_world.shape[:-2], size, size, 5)
     gaussians = gaussians.map(Tensor.float)
     axes = None if splatting.normalise else gaussians.axes(normalise=False)
     image, weights, _ = rasterization(
@@ -45,20 +54,23 @@ def draw_on_cuda(
         eps2d=splatting.eps2d,
         packed=False,  # an object is in all pictures whole: nothing is saved by listing what is
         render_mode="RGB+D",
+        backgrounds=background.float().expand(*camera_from_world.shape[:-2], 3),  # of the colours alone
         covars=None if axes is None else axes @ axes.mT,
     )
-    return torch.cat([image, weights], dim=-1)
+    return image, weights
 
 
 @cache
 def _gsplat() -> Callable[..., Any] | None:
-    """gsplat's entry point; None, with a warning, where it is not installed or its kernels are not compiled."""
+    """gsplat's entry point; None, with a warning, where it is not installed or its kernels cannot be compiled."""
     try:
         from gsplat import rasterization
         from gsplat.cuda import _backend
-    except ImportError:
-        _backend = None
-    if _backend is None or _backend._C is None:  # it found neither a compiled part nor a compiler
-        warnings.warn("gsplat is not here or not compiled; Gaussians are drawn on the CPU, more slowly.", stacklevel=2)
+
+        missing = "it found no compiler" if _backend._C is None else ""
+    except Exception as error:  # where there is a compiler, importing it compiles it, which can fail in any way
+        missing = str(error)
+    if missing:
+        warnings.warn(f"Gaussians are drawn on the CPU, more slowly, for want of gsplat: {missing}", stacklevel=2)
         return None
     return rasterization

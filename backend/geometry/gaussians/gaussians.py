@@ -108,10 +108,11 @@ class Gaussians:
     @torch.no_grad()
     def with_unit_quaternions(self) -> Gaussians:
         """The Gaussians that look, with normalisation, as these do without: principal axes of the same covariances."""
-        axes = self.axes(normalise=False).double()
+        # on the CPU, where the rotations go anyway: cuSOLVER refuses more than some ten thousand matrices at once
+        axes = self.axes(normalise=False).double().cpu()
         variances, directions = torch.linalg.eigh(axes @ axes.mT)
         directions = directions * torch.linalg.det(directions)[..., None, None].sign()  # no reflections
-        xyzw = Rotation.from_matrix(directions.reshape(-1, 3, 3).cpu().numpy()).as_quat() if axes.numel() else []
+        xyzw = Rotation.from_matrix(directions.reshape(-1, 3, 3).numpy()).as_quat() if axes.numel() else []
         quaternions = torch.as_tensor(np.asarray(xyzw)).reshape(self.quaternions.shape).roll(1, -1)
         return Gaussians(
             self.means,

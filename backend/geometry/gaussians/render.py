@@ -54,17 +54,19 @@ def render(
         world_from_camera = world_from_camera.detach().to(gaussians.means).expand(*lead, views, 4, 4)
         intrinsics = intrinsics.detach().to(gaussians.means).expand(*lead, views, 3, 3)
         camera_from_world = _rigid_inverse(world_from_camera)
-        image = None
-        if device.type == "cuda":
+        if not isinstance(background, Tensor):
+            background = gaussians.means.new_full((), background)
+        background = background.to(gaussians.means)
+        if device.type == "cuda" and len(gaussians):
             from backend.geometry.gaussians.cuda import draw_on_cuda  # not above: without CUDA it can crash
 
-            image = draw_on_cuda(gaussians, camera_from_world, intrinsics, size, splatting)
-        if image is None:
-            image = draw_on_cpu(gaussians.to("cpu"), camera_from_world.cpu(), intrinsics.cpu(), size, splatting).to(
-                device
-            )
+            drawn = draw_on_cuda(gaussians, camera_from_world, intrinsics, size, splatting, background)
+            if drawn is not None:
+                image, weights = drawn
+                return Rendered(image[..., :3], weights[..., 0], image[..., 3])
+        image = draw_on_cpu(gaussians.to("cpu"), camera_from_world.cpu(), intrinsics.cpu(), size, splatting)
+        image = image.to(device)
         colors, depths, alphas = image[..., :3], image[..., 3], image[..., 4]
-        background = torch.as_tensor(background, dtype=image.dtype, device=device)
         return Rendered(colors + (1 - alphas[..., None]) * background, alphas, depths)
 
 

@@ -104,4 +104,5 @@ class Networks:
             assert state is not None
             return state.views, state.shape
         shape = {name: array for name, array in arrays.items() if name != "images"}
-        return ViewSet(arrays["images"], self.generator.cameras(camera)), Gaussians.from_arrays(shape)
+        gaussians = Gaussians.from_arrays(shape).to(self.reconstructor.device)  # where they are drawn fastest
+        return ViewSet(arrays["images"], self.generator.cameras(camera)), gaussians
