@@ -20,7 +20,7 @@ from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
 from backend.pipelines.stage import Preview, Progress, digest
 
-from .components import load_components
+from .components import Components, load_components
 from .pose import pose_vector
 from .preprocessing import SIZE, clip_pixels, on_white, signed, unsigned
 from .sampling import DEFAULT_SCHEDULE, Batches, Condition, Schedule, denoise, make_scheduler
@@ -65,9 +65,9 @@ class Zero123Generator:
     """A `ViewGenerator` on one Zero123.
 
     Args:
-        folder: the weights in diffusers' layout, see `components`.
+        weights: a folder in diffusers' layout, see `components`; or networks, which compute in their own types.
         device: torch device.
-        dtype: to compute in; None takes the fastest that is good enough.
+        dtype: to compute in what a folder holds; None takes the fastest that is good enough.
         low_memory: keep on the device only the network that is at work, and draw few views at once.
         compiled: compile the U-Net, which takes a minute or more at first and then draws faster.
         batch: the most views to draw at once; None for all. It shrinks by itself when memory runs out.
@@ -78,7 +78,7 @@ class Zero123Generator:
 
     def __init__(
         self,
-        folder: Path,
+        weights: Path | Components,
         device: str = "cpu",
         *,
         dtype: torch.dtype | None = None,
@@ -89,7 +89,9 @@ class Zero123Generator:
         self.device = torch.device(device)
         self.low_memory = low_memory
         self.batch = batch or (LOW_MEMORY_BATCH if low_memory else None)
-        self.components = load_components(folder, dtype or sampling_dtype(self.device))
+        if isinstance(weights, Path):
+            weights = load_components(weights, dtype or sampling_dtype(self.device))
+        self.components = weights
         self.components.cc_projection.to(self.device)
         for network in (self.components.unet, self.components.vae, self.components.image_encoder):
             network.to("cpu" if low_memory else self.device, memory_format=torch.channels_last)

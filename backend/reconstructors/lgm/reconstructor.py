@@ -28,23 +28,37 @@ VISIBLE = 0.005
 """Gaussians below this opacity are not there, as in the published code's files."""
 
 
+def load_lgm(path: Path) -> LGM:
+    """The network of a weights file, in float32, on the CPU.
+
+    Raises:
+        TurnaroundError: `weights.missing`, `weights.damaged`, or `weights.mismatch`, whose details name each key.
+    """
+    network = LGM(read_typed_config(path, LGMConfig, "an LGM"))
+    load_into(network, path)
+    return network
+
+
 class LGMReconstructor:
     """One set of weights, ours or published ones.
 
     Args:
-        path: safetensors with the network's config.
+        weights: safetensors with the network's config; or a network.
         device: torch device.
 
     Raises:
         TurnaroundError: the weights are missing, damaged, or of another network.
     """
 
-    def __init__(self, path: Path, device: str = "cpu") -> None:
-        self.config = read_typed_config(path, LGMConfig, "an LGM")
+    def __init__(self, weights: Path | LGM, device: str = "cpu") -> None:
+        self.network = load_lgm(weights) if isinstance(weights, Path) else weights
         self.device = torch.device(device)
-        self.network = LGM(self.config)
-        load_into(self.network, path)
         self.network.eval().requires_grad_(requires_grad=False).to(self.device).channels_last()
+
+    @property
+    def config(self) -> LGMConfig:
+        """The network's."""
+        return self.network.config
 
     @torch.no_grad()
     def gaussians(self, views: ViewSet, timestep: float | None = None) -> Gaussians:

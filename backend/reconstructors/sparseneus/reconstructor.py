@@ -97,6 +97,17 @@ class SdfField:
         }
 
 
+def load_sparseneus(path: Path) -> SparseNeuS:
+    """The network of a weights file, in float32, on the CPU.
+
+    Raises:
+        TurnaroundError: `weights.missing`, `weights.damaged`, or `weights.mismatch`, whose details name each key.
+    """
+    network = SparseNeuS(read_typed_config(path, SparseNeuSConfig, "a SparseNeuS"))
+    load_into(network, path)
+    return network
+
+
 class SparseNeuSReconstructor:
     """A `Reconstructor` on one set of weights, ours or the published ones.
 
@@ -112,16 +123,19 @@ class SparseNeuSReconstructor:
     """
 
     def __init__(
-        self, weights: Path, device: str = "cpu", *, fitted: bool = False, input_is_source: bool = False
+        self, weights: Path | SparseNeuS, device: str = "cpu", *, fitted: bool = False, input_is_source: bool = False
     ) -> None:
-        self.config = read_typed_config(weights, SparseNeuSConfig, "a SparseNeuS")
+        self.network = load_sparseneus(weights) if isinstance(weights, Path) else weights
         self.device = torch.device(device)
         self.fitted = fitted
         self.input_is_source = input_is_source or self.config.frame == "cube"
-        self.network = SparseNeuS(self.config)
-        load_into(self.network, weights)
         self.network.eval().to(self.device).channels_last()
         self._looked: tuple[ViewSet, Frame, Sources] | None = None
+
+    @property
+    def config(self) -> SparseNeuSConfig:
+        """The network's."""
+        return self.network.config
 
     def reconstruct(self, views: ViewSet, *, progress: Progress) -> SdfField:
         """The shape that the views show; the first is the reference, pictures of any size are resampled.
