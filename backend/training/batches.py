@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from backend.geometry import batched
 from backend.training.data.episodes import CUBE_HALF, Dataset
 from backend.training.data.feedback import Feedback
 from backend.training.data.meshes import GRID_HALF, TRUNCATION
+
+NEAR_DEG = 60.0
+"""Between two directions from which much of the same is seen."""
 
 
 @dataclass
@@ -88,19 +92,53 @@ class EpisodeTensors:
     def batch(
         self, size: int, views: int, generator: torch.Generator, *, surface_points: int = 1024, augment: bool = True
     ) -> Batch:
-        """Draws a batch; `generator` is a CPU generator, seeded by the step."""
-
-        def draw(high: int, *shape: int) -> Tensor:
-            return torch.randint(high, shape, generator=generator).to(self.device)
-
-        # with feedback, only the episodes that have it
-        count = self.images.shape[1] if self.feedback is None else self.feedback.rgba.shape[1]
-        objects, episodes = draw(len(self), size), draw(count, size)
+        """Draws a batch of inputs and others of their views; `generator` is a CPU generator, seeded by the step."""
+        objects, episodes = self._episodes(size, generator)
         total = self.images.shape[2]
         others = torch.rand(size, total - 1, generator=generator).argsort(1)[:, : views - 1].to(self.device) + 1
         chosen = torch.cat([torch.zeros(size, 1, dtype=torch.long, device=self.device), others], dim=1)
-        points = draw(self.surface.shape[1], size, surface_points)
-        b, e = objects[:, None], episodes[:, None]
+        return self._gather(objects, episodes, chosen, generator, surface_points, augment=augment)
+
+    def pairs(self, size: int, generator: torch.Generator, *, near_share: float = 0.0) -> Batch:
+        """Draws a batch of two views each, both any of an episode's.
+
+        Args:
+            size: B.
+            generator: of the CPU.
+            near_share: of the pairs, those whose directions are at most `NEAR_DEG` apart, where there are such.
+        """
+        objects, episodes = self._episodes(size, generator)
+        total = self.images.shape[2]
+        first = torch.randint(total, (size,), generator=generator).to(self.device)
+        keys = torch.rand(size, total, generator=generator).to(self.device)
+        near = (torch.rand(size, 1, generator=generator) < near_share).to(self.device)
+        sample = torch.arange(size, device=self.device)
+        directions = F.normalize(batched.world_from_camera(self.cameras[objects, episodes])[..., :3, 3], dim=-1)
+        cosines = (directions @ directions[sample, first][..., None])[..., 0]
+        keys = keys + (~near | (cosines > math.cos(math.radians(NEAR_DEG))))  # an even choice among the fit comes first
+        keys[sample, first] = -1
+        chosen = torch.stack([first, keys.argmax(1)], dim=1)
+        return self._gather(objects, episodes, chosen, generator, surface_points=1, augment=True)
+
+    def _episodes(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        # with feedback, only the episodes that have it
+        count = self.images.shape[1] if self.feedback is None else self.feedback.rgba.shape[1]
+        objects = torch.randint(len(self), (size,), generator=generator).to(self.device)
+        return objects, torch.randint(count, (size,), generator=generator).to(self.device)
+
+    def _gather(
+        self,
+        objects: Tensor,
+        episodes: Tensor,
+        chosen: Tensor,
+        generator: torch.Generator,
+        surface_points: int,
+        *,
+        augment: bool,
+    ) -> Batch:
+        """The views `chosen` [B, V] of each object's episode."""
+        (size, views), b, e = chosen.shape, objects[:, None], episodes[:, None]
+        points = torch.randint(self.surface.shape[1], (size, surface_points), generator=generator).to(self.device)
         mirror = torch.ones(size)
         images, depths = self.images[b, e, chosen], self.depths[b, e, chosen]
         cameras = self.cameras[b, e, chosen].clone()

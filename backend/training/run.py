@@ -33,6 +33,8 @@ ZERO123 = "zero123"
 FEEDBACK_EPISODES = 1
 """Of each object; making one takes about a fifth of a CPU second."""
 ORBIT_DEG = MULTIVIEW.azimuths_deg
+NEAR_SHARE = 0.5
+"""See `XUNetObjective`."""
 DRAWN_VIEWS, DRAWN_STEPS = 8, 1
 """Of a drawn episode, the input counted in, and denoising steps of each."""
 
@@ -107,14 +109,14 @@ def _threedim() -> tuple[nn.Module, Any]:
     from backend.generators.xunet.network import XUNet
     from backend.training.xunet import XUNetObjective
 
-    return XUNetObjective(XUNet(TINY_3DIM).channels_last()), TINY_3DIM
+    return XUNetObjective(XUNet(TINY_3DIM).channels_last(), near_share=NEAR_SHARE), TINY_3DIM
 
 
 TRAINABLES = {
     "sparseneus": Trainable(_sparseneus, batch_size=4, learning_rate=2.5e-3),
     "elevation": Trainable(_elevation, batch_size=64, learning_rate=3e-3),
     "xunet": Trainable(_xunet, batch_size=8, learning_rate=1.5e-3, looks_at_feedback=True),
-    "3dim": Trainable(_threedim, batch_size=16, learning_rate=1.5e-3),
+    "3dim": Trainable(_threedim, batch_size=8, learning_rate=1.5e-3),
     "lgm": Trainable(_lgm, batch_size=4, learning_rate=2e-3, orbits=True),
     "multiview": Trainable(_multiview, batch_size=4, learning_rate=1.5e-3, orbits=True),
     "ouroboros3d": Trainable(_ouroboros3d, batch_size=4, learning_rate=1e-3, orbits=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -105,11 +105,13 @@ class XUNetObjective(nn.Module):
     Args:
         network: to train; one with map channels takes the episodes' feedback.
         loss: None takes the defaults.
+        near_share: of pairs without maps, those from directions near each other: how colours come across is learned
+            from these first, and a small budget does not get much further.
     """
 
-    def __init__(self, network: XUNet, loss: XUNetStep | None = None) -> None:
+    def __init__(self, network: XUNet, loss: XUNetStep | None = None, *, near_share: float = 0.0) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.near_share = network, near_share
         self.loss = loss or XUNetStep(network.config)
 
     def draw(
@@ -117,17 +119,12 @@ class XUNetObjective(nn.Module):
     ) -> tuple[dict[str, Tensor], torch.Generator]:
         """Pairs of a known view and another, and the source of their noise.
 
-        Without maps half of the known views are the input picture and half any others: stochastic conditioning shows
-        the network whatever is in its pool. Maps are made from the input picture, so that it is the known view there.
+        Without maps the known view is any: stochastic conditioning shows the network whatever is in its pool. Maps are
+        made from the input picture, so that it is the known view there.
         """
         if self.network.config.map_channels:
             return self.tensors(data.batch(size, 2, generator, surface_points=1)), generator
-        batch = data.batch(size, 3, generator, surface_points=1)
-        known = (torch.rand(size, generator=generator) < 0.5).long()
-        pairs = torch.stack([known, known + 1], dim=1).to(batch.images.device)
-        sample = torch.arange(size, device=pairs.device)[:, None]
-        batch = replace(batch, images=batch.images[sample, pairs], cameras=batch.cameras[sample, pairs])
-        return self.tensors(batch), generator
+        return self.tensors(data.pairs(size, generator, near_share=self.near_share)), generator
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The loss under its name."""

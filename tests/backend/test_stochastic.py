@@ -13,7 +13,7 @@ import torch
 from reference_weights import xunet
 
 from backend.generators.xunet import stochastic
-from backend.generators.xunet.config import SRN64, TINY, TINY_3DIM, XUNetConfig
+from backend.generators.xunet.config import SRN64, TINY, XUNetConfig
 from backend.generators.xunet.generator import XUNetGenerator, view_noise
 from backend.generators.xunet.sampling import make_condition
 from backend.generators.xunet.stochastic import PairPoses, PoolGenerator, choices
@@ -23,7 +23,7 @@ from backend.geometry.mesh import ViewSet
 from backend.pipelines.stage import CancelledError, Progress
 from backend.weights.store import save_weights
 
-MINIATURE = dataclasses.replace(TINY_3DIM, size=16, channels=16, emb_channels=32, groups=8)
+MINIATURE = dataclasses.replace(TINY, map_channels=0, map_variance=0.0, size=16, channels=16, emb_channels=32, groups=8)
 PUBLISHED = dataclasses.replace(SRN64, size=16, channels=32, emb_channels=32, res_blocks=1)
 FRONT = Camera(elevation_deg=20, azimuth_deg=0, distance=1.6, fov_deg=40)
 RING = [FRONT.moved(azimuth_deg=a) for a in (180.0, 90.0, 270.0)]

@@ -91,6 +91,22 @@ def test_a_batch_depends_on_its_generator_alone(dataset: Dataset) -> None:
     assert not torch.equal(first.images, other.images)
 
 
+def test_pairs_are_of_any_two_views_and_near_where_that_is_asked_for(dataset: Dataset) -> None:
+    data = EpisodeTensors(dataset)
+    data.cameras[..., 0], data.cameras[..., 1] = 0.0, 50.0 * torch.arange(data.cameras.shape[2])
+
+    def cosines(near_share: float) -> torch.Tensor:
+        pairs = data.pairs(64, torch.Generator().manual_seed(2), near_share=near_share)
+        assert pairs.images.shape == (64, 2, SPEC.size, SPEC.size, 4)
+        a, b = batched.world_from_camera(pairs.cameras)[..., :3, 3].unbind(1)
+        return torch.nn.functional.cosine_similarity(a, b, dim=-1)
+
+    any_two, near = cosines(0.0), cosines(1.0)
+    assert any_two.max() < 0.7  # never one view twice
+    assert any_two.min() < 0
+    assert torch.allclose(near, near.new_tensor(50.0).deg2rad().cos(), atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["elevation", "sparseneus", "3dim"])
 def test_training_runs_is_resumed_and_leaves_weights(dataset: Dataset, tmp_path: Path, name: str) -> None:
     data = EpisodeTensors(dataset)
