@@ -1,4 +1,4 @@
-"""One training loop for all networks: accelerate, bf16 autocast, EMA, resumable to the step."""
+"""One training loop for all networks: accelerate, autocast, accumulated gradients, EMA, resumable to the step."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import GradientAccumulationPlugin, broadcast
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
@@ -49,22 +50,23 @@ class LoopConfig:
 
     Attributes:
         minutes: of training in all, resumed runs counted in; the learning rate falls to 2% over them.
-        batch_size: objects a step.
+        batch_size: objects of a batch.
         learning_rate: the highest, reached after `warmup_steps`.
-        ema_half_life: in steps.
+        ema_half_life: in steps; None keeps no average, and stores the weights as they are.
         save_every_minutes: between checkpoints and scores.
         precision: "bf16" or "no".
         seed: of the batches; batch k is the same whether or not the run was interrupted before it.
         steps: the most in all, resumed runs counted in; None for as many as the minutes allow.
         log_every: steps between looks at the loss, each of which waits for the device.
         half: store the weights as float16.
+        accumulate: batches a step, whose gradients are averaged.
     """
 
     minutes: float
     batch_size: int = 8
     learning_rate: float = 5e-4
     warmup_steps: int = 200
-    ema_half_life: int = 400
+    ema_half_life: int | None = 400
     save_every_minutes: float = 5.0
     weight_decay: float = 0.01
     precision: str = "bf16"
@@ -72,6 +74,7 @@ class LoopConfig:
     steps: int | None = None
     log_every: int = 10
     half: bool = True
+    accumulate: int = 1
 
 
 MakeOptimizers = Callable[[nn.Module, LoopConfig], list[torch.optim.Optimizer]]
@@ -79,6 +82,9 @@ MakeOptimizers = Callable[[nn.Module, LoopConfig], list[torch.optim.Optimizer]]
 
 Schedule = Callable[[LoopConfig, int, float], float]
 """Share of the highest learning rate at a step, with this share of the minutes gone."""
+
+Write = Callable[[nn.Module, Path, Any, bool], None]
+"""Writes a network to a path, with its config, in half precision or not."""
 
 
 def muon_and_adamw(objective: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
@@ -90,6 +96,11 @@ def cosine_over_minutes(config: LoopConfig, step: int, progress: float) -> float
     """A warm-up in steps, then a cosine down to 2% when the minutes are used up."""
     share = min(1.0, (step + 1) / config.warmup_steps)
     return share * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def one_file(network: nn.Module, path: Path, config: Any, half: bool) -> None:
+    """See `save_weights`."""
+    save_weights(path, network.state_dict(), asdict(config), half=half)
 
 
 class _State:
@@ -116,6 +127,7 @@ def train(
     *,
     optimizers_for: MakeOptimizers = muon_and_adamw,
     schedule: Schedule = cosine_over_minutes,
+    write: Write = one_file,
     log: Callable[[str], None] = print,
 ) -> None:
     """Trains until the minutes are used up or the steps taken; call again with the same folder to go on.
@@ -126,25 +138,34 @@ def train(
         val_data: episodes to score with, never learned from.
         config: how long and how fast.
         folder: checkpoints and `log.jsonl`.
-        weights_path: where the averaged weights go at every save, safetensors with the network's config.
+        weights_path: where the weights go at every save, averaged if there is an average.
         network_config: dataclass stored in the weights' metadata.
         optimizers_for: makes the optimizers.
         schedule: of their learning rates.
+        write: writes the weights.
         log: receives a line now and then.
     """
-    accelerator = Accelerator(mixed_precision=config.precision, cpu=train_data.device.type == "cpu")
+    accelerator = Accelerator(
+        mixed_precision=config.precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config.accumulate),
+        cpu=train_data.device.type == "cpu",
+    )
     optimizers = optimizers_for(objective, config)
     highest = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     model, *optimizers = accelerator.prepare(objective, *optimizers)
     core = accelerator.unwrap_model(model)
-    ema = EMAModel(core.network.parameters(), decay=0.5 ** (1 / config.ema_half_life), use_ema_warmup=True, power=0.8)
-    ema.to(train_data.device)
-    state = _State()
-    accelerator.register_for_checkpointing(ema, state)
+    ema, state = None, _State()
+    if config.ema_half_life is not None:
+        decay = 0.5 ** (1 / config.ema_half_life)
+        ema = EMAModel(core.network.parameters(), decay=decay, use_ema_warmup=True, power=0.8)
+        ema.to(train_data.device)
+        accelerator.register_for_checkpointing(ema)
+    accelerator.register_for_checkpointing(state)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint"
     if (checkpoint / "complete").is_file():
         accelerator.load_state(str(checkpoint))
+        accelerator.step = 0  # its count of batches: a run may go on with another number of them a step
         log(f"going on from step {state.step}, {state.elapsed / 60:.1f} minutes in")
 
     resumed, started = state.elapsed, time.monotonic()
@@ -165,33 +186,36 @@ def train(
         groups = (group for optimizer in optimizers for group in optimizer.param_groups)
         for group, rate in zip(groups, highest, strict=True):
             group["lr"] = rate * share
-        generator = torch.Generator().manual_seed(
-            (config.seed << 32) + state.step * accelerator.num_processes + accelerator.process_index
-        )
         core.step = state.step
-        inputs = core.draw(train_data, config.batch_size, generator)
-        with accelerator.autocast():
-            parts = model(*inputs)
-            loss = core.total(parts)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        ema.step(core.network.parameters())
+        for batch in range(state.step * config.accumulate, (state.step + 1) * config.accumulate):
+            generator = torch.Generator().manual_seed(
+                (config.seed << 32) + batch * accelerator.num_processes + accelerator.process_index
+            )
+            inputs = core.draw(train_data, config.batch_size, generator)
+            with accelerator.accumulate(model):  # gradients are exchanged and optimizers step after the last batch
+                with accelerator.autocast():
+                    parts = model(*inputs)
+                    loss = core.total(parts)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+            if (state.step + 1) % config.log_every == 0:  # reading a loss waits for the device
+                for name, value in parts.items():
+                    sums[name] = sums.get(name, 0.0) + float(value.detach())
+                count += 1
+        if ema is not None:
+            ema.step(core.network.parameters())
         state.step += 1
         state.elapsed = elapsed()
-        if state.step % config.log_every == 0:  # reading a loss waits for the device
-            for name, value in parts.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
-            count += 1
         due = state.elapsed - saved > config.save_every_minutes * 60
         if due or state.elapsed >= budget or state.step >= most:
             if accelerator.is_main_process:
                 losses = {name: value / max(count, 1) for name, value in sums.items()}
-                _save(
-                    accelerator, core, ema, val_data, config, folder, weights_path, network_config, state, losses, log
-                )
+                keep = partial(write, core.network, weights_path, network_config, config.half)
+                _save(accelerator, core, ema, val_data, folder, keep, state, losses, log)
             accelerator.wait_for_everyone()
             sums, count, saved = {}, 0, elapsed()
 
@@ -199,12 +223,10 @@ def train(
 def _save(
     accelerator: Accelerator,
     core: Any,
-    ema: EMAModel,
+    ema: EMAModel | None,
     val_data: Data,
-    config: LoopConfig,
     folder: Path,
-    weights_path: Path,
-    network_config: Any,
+    keep: Callable[[], None],
     state: _State,
     losses: dict[str, float],
     log: Callable[[str], None],
@@ -213,14 +235,16 @@ def _save(
     (checkpoint / "complete").unlink(missing_ok=True)
     accelerator.save_state(str(checkpoint), safe_serialization=True)
     (checkpoint / "complete").touch()
-    ema.store(core.network.parameters())
-    ema.copy_to(core.network.parameters())
+    if ema is not None:
+        ema.store(core.network.parameters())
+        ema.copy_to(core.network.parameters())
     core.eval()
     with accelerator.autocast():
         scores = core.score(val_data)
-    save_weights(weights_path, core.network.state_dict(), asdict(network_config), half=config.half)
+    keep()
     core.train()
-    ema.restore(core.network.parameters())
+    if ema is not None:
+        ema.restore(core.network.parameters())
     row = {"step": state.step, "minutes": round(state.elapsed / 60, 2), **losses, **scores}
     with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
