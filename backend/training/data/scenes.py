@@ -3,13 +3,10 @@
 The first stage's views are rendered from the mesh and give what is learned: colour, depth and mask. Near each of them
 lie four views of the second stage, the sources: some are rendered too, the others are drawn by a frozen Zero123 from
 their view of the first stage, so that the reconstructor learns what drawn views are worth.
-
-A scene is made when it is first asked for and kept in a cache: a run begins at once, and loses none when it is stopped.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from backend.elevation.solve import NEAR_MOVES
@@ -32,6 +28,7 @@ from backend.reconstructors.sparseneus.frame import published_cameras
 from backend.reconstructors.sparseneus.reconstructor import resampled
 from backend.training.data.episodes import place, place_scene, sample_light
 from backend.training.data.meshes import MeshFile, load_mesh
+from backend.training.data.store import MeshStore
 from backend.weights.store import weights_digest
 from protocol.errors import TurnaroundError
 
@@ -123,12 +120,12 @@ class FrozenGenerator:
 
 
 class Scenes:
-    """Scenes of meshes, each made once; the same mesh, spec and generator give the same scene.
+    """Scenes of meshes; the same mesh, spec and generator give the same scene.
 
     Args:
         files: the meshes.
         spec: see `SceneSpec`.
-        cache: folder.
+        cache: folder, see `MeshStore`.
         device: that scenes are brought to.
         generator: draws some of the sources; None leaves all as rendered.
         log: told of meshes that cannot be used, once each.
@@ -143,12 +140,18 @@ class Scenes:
         generator: FrozenGenerator | None = None,
         log: Callable[[str], None] = print,
     ) -> None:
-        self.files, self.spec, self.generator, self.log = files, spec, generator, log
-        self.device, self.folder = torch.device(device), cache / "scenes"
-        self._unusable: set[str] = set()
+        self.files, self.spec, self.device = files, spec, torch.device(device)
+        self._store = MeshStore(
+            files,
+            spec.episodes,
+            cache / "scenes",
+            lambda file, episode: make_scene(file, episode, spec, generator),
+            (spec, generator.digest if generator is not None else None),
+            log,
+        )
 
     def __len__(self) -> int:
-        return len(self.files) * self.spec.episodes
+        return len(self._store)
 
     def __getitem__(self, index: int) -> Scene:
         """A scene on the device; of the next mesh where this one cannot be read.
@@ -156,35 +159,9 @@ class Scenes:
         Raises:
             TurnaroundError: `meshes.unreadable`, if none can.
         """
-        mesh, episode = divmod(index, self.spec.episodes)
-        for turn in range(len(self.files)):
-            file = self.files[(mesh + turn) % len(self.files)]
-            if file.name in self._unusable:
-                continue
-            try:
-                arrays = self._arrays(file, episode)
-            except TurnaroundError as error:
-                if not error.code.startswith("meshes."):
-                    raise
-                self._unusable.add(file.name)
-                self.log(f"left out: {error.sentence}")
-                continue
-            camera = Camera(*map(float, arrays.pop("camera")))
-            return Scene(camera, **{name: torch.from_numpy(a).to(self.device) for name, a in arrays.items()})
-        raise TurnaroundError("meshes.unreadable", "None of the meshes can be read.", "Use meshes of another kind.")
-
-    def _arrays(self, file: MeshFile, episode: int) -> dict[str, NDArray]:
-        generator = self.generator.digest if self.generator is not None else None
-        key = digest(file.name, file.path.stat().st_size, episode, self.spec, generator)
-        path = self.folder / key[:2] / f"{key[:24]}.safetensors"
-        if path.is_file():
-            return load_file(path)
-        arrays = make_scene(file, episode, self.spec, self.generator)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another process may be making the same scene
-        save_file(arrays, temporary)
-        temporary.replace(path)
-        return arrays
+        arrays = self._store[index]
+        camera = Camera(*map(float, arrays.pop("camera")))
+        return Scene(camera, **{name: torch.from_numpy(a).to(self.device) for name, a in arrays.items()})
 
 
 def make_scene(
