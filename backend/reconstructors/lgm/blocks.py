@@ -169,9 +169,9 @@ class UpBlock(nn.Module):
         self.upsample = nn.Conv2d(out_channels, out_channels, 3, padding=1) if upsample else None
 
     def forward(self, x: Tensor, skips: list[Tensor], time: Tensor | None) -> Tensor:
-        """[N, C, H, W] to [N, C', H', W']; takes its skip connections from the end of `skips`."""
-        for i, net in enumerate(self.nets):
-            x = net(torch.cat([x, skips.pop()], dim=1), time)
+        """[N, C, H, W] to [N, C', H', W']; `skips` are taken from the last on."""
+        for i, (net, skip) in enumerate(zip(self.nets, reversed(skips), strict=True)):
+            x = net(torch.cat([x, skip], dim=1), time)
             if self.attns:
                 x = self.attns[i](x)
         if self.upsample is not None:

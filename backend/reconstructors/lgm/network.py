@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from backend.geometry.gaussians.gaussians import Gaussians
 
@@ -19,7 +22,7 @@ class UNet(nn.Module):
 
     def __init__(self, config: LGMConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.checkpointing = config, False
         down, up = config.down_channels, config.up_channels
         self.conv_in = nn.Conv2d(INPUT_CHANNELS, down[0], 3, padding=1)
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
@@ -61,12 +64,19 @@ class UNet(nn.Module):
         x = self.conv_in(x)
         skips = [x]
         for block in self.down_blocks:
-            skips += block(skips[-1], time)
-        x = self.mid_block(skips[-1], time)
+            skips += self._run(block, skips[-1], time)
+        x = self._run(self.mid_block, skips[-1], time)
+        count = self.config.layers + 1
         for block in self.up_blocks:
-            x = block(x, skips, time)
+            taken, skips = skips[-count:], skips[:-count]
+            x = self._run(block, x, taken, time)
         with torch.autocast(x.device.type, enabled=False):  # half precision would put Gaussians on a visible grid
             return self.conv_out(F.silu(self.norm_out(x.to(self.conv_out.weight.dtype))))
+
+    def _run(self, block: nn.Module, *inputs: Any) -> Any:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
 
 class LGM(nn.Module):
@@ -85,6 +95,10 @@ class LGM(nn.Module):
             self.conv.bias.data.copy_(plausible_bias(config))  # type: ignore[union-attr]
             nn.init.normal_(self.unet.conv_out.weight, std=1e-3)
             nn.init.zeros_(self.unet.conv_out.bias)  # type: ignore[arg-type]
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Computes the U-Net's blocks twice in training, to keep less of them in memory."""
+        self.unet.checkpointing = True
 
     def channels_last(self) -> LGM:
         """Lays the convolutions' weights out as CPUs and tensor cores like them."""
