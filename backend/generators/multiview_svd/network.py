@@ -171,9 +171,9 @@ class _Looks:
         """What `embedding` adds to h [B F, C, h, w]."""
         size = (h.shape[-2], h.shape[-1])
         if size not in self._encoded:
-            self._encoded[size] = encode_plucker(
-                self._cameras.world_from_camera, self._cameras.intrinsics, size, self._octaves
-            ).to(self._dtype)
+            with torch.autocast(h.device.type, enabled=False):  # the highest octave multiplies half precision's error
+                encoded = encode_plucker(*self._cameras, size, self._octaves)
+            self._encoded[size] = encoded.to(self._dtype)
         return embedding(self._encoded[size]).repeat(self._repeats, 1, 1, 1)
 
 
