@@ -51,7 +51,7 @@ class Lpips(nn.Module):
                 x = F.max_pool2d(x, 3, 2)
             x = F.relu(convolution(x))
             # all positions' features have length 1, so that what counts is which there are and not how strong they are
-            one, other = (x / (x.square().sum(1, keepdim=True).sqrt() + EPSILON)).chunk(2)
+            one, other = (x / (x.norm(dim=1, keepdim=True) + EPSILON)).chunk(2)
             total = total + getattr(self, f"lin{number}")((one - other).square()).mean((1, 2, 3))
         return total
 
