@@ -35,6 +35,7 @@ from backend.preparation.framing import framed_camera
 from backend.reconstructors.base import ThinnedField
 from backend.reconstructors.sparseneus.reconstructor import SdfField, SparseNeuSReconstructor, resampled
 from backend.weights.store import (
+    WeightsEntry,
     entry_digest,
     find_entry,
     is_present,
@@ -135,6 +136,10 @@ class Published:
     def _loftr_path(self) -> Path | None:
         return stored_files(self.loftr)[0] if is_present(self.loftr) else None
 
+    def digest(self, entry: WeightsEntry) -> str:
+        """What the stages' keys know a checkpoint by."""
+        return entry_digest(entry)
+
     # ------------------------------------------------------------------------------------------------------ stages
 
     def make(self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, seed: int, stages: Stages) -> Made:
@@ -185,7 +190,7 @@ class Published:
         field = self.reconstruct(sources, stages)
         progress.begin("Meshing", (0.92, 1.0))
         blend = partial(self.reconstructor.blend, sources, field)
-        weights = entry_digest(self.sparseneus)
+        weights = self.digest(self.sparseneus)
         mesh = finish(
             field, picture, camera, near, blend, settings=settings, stages=stages, weights=weights, smoothing=0
         )
@@ -230,7 +235,7 @@ class Published:
 
         # What Zero123 is told: turns alone, and with some weights the picture's own elevation.
         absolute = self.zero123.pose == "absolute_polar"
-        told = (steps, sampling, entry_digest(self.zero123))
+        told = (steps, sampling, self.digest(self.zero123))
         keys = [
             (image, move, camera.elevation_deg if absolute else None, told)
             for image, camera in zip(images, cameras, strict=True)
@@ -270,7 +275,7 @@ class Published:
             compute,
             images=near.images,
             fov=camera.fov_deg,
-            loftr=None if loftr is None else entry_digest(self.loftr),
+            loftr=None if loftr is None else self.digest(self.loftr),
         )
         degrees, spread, measured = arrays["estimate"]
         if not measured:
@@ -290,7 +295,7 @@ class Published:
             cameras=sources.cameras,
             fitted=self.fitted,
             input_is_source=self.input_is_source,
-            weights=entry_digest(self.sparseneus),
+            weights=self.digest(self.sparseneus),
         )
         return self.reconstructor.restored(arrays)
 
