@@ -23,7 +23,7 @@ from protocol.messages import Settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEPS = 6
-QUICK = {"steps": STEPS, "guidance": 1.0}
+QUICK = {"steps": STEPS, "guidance": 1.0, "polish": 10}
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +104,11 @@ def test_feedback_changes_what_is_drawn_and_the_cache_spares_drawing_again(
     cache = StageCache()
     fed = run(pipeline, picture, cache, settings())
     finer = run(pipeline, picture, cache, settings(resolution=56))
-    assert "views" in finer.report.cached
+    assert {"views", "polish"} <= set(finer.report.cached)
     assert len(finer.mesh.faces) > len(fed.mesh.faces)
+    rough = run(pipeline, picture, cache, settings(polish=0))
+    assert np.array_equal(rough.views.images, fed.views.images)
+    assert not np.array_equal(rough.splats, fed.splats)
     blind = run(pipeline, picture, cache, settings(feedback=False))
     other = run(pipeline, picture, cache, settings(seed=1))
     assert len({output.views.images.tobytes() for output in (fed, blind, other)}) == 3

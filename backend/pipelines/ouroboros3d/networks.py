@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from backend.generators.multiview_svd.generator import MultiviewGenerator
 from backend.geometry.cameras import Camera
 from backend.geometry.gaussians.gaussians import Gaussians
+from backend.geometry.gaussians.polish import polish
 from backend.geometry.mesh import ViewSet
 from backend.pipelines.ouroboros3d.loop import Feeding, State, draw
 from backend.pipelines.stage import KeepError, Stages
 from backend.reconstructors.lgm.reconstructor import LGMReconstructor
+from backend.reconstructors.sparseneus.reconstructor import resampled
 from backend.weights.store import entry_digest, find_entry, tiny_path, weights_digest, weights_folder
 
 GENERATOR, RECONSTRUCTOR = "multiview", "lgm"
@@ -106,3 +108,18 @@ class Networks:
         shape = {name: array for name, array in arrays.items() if name != "images"}
         gaussians = Gaussians.from_arrays(shape).to(self.reconstructor.device)  # where they are drawn fastest
         return ViewSet(arrays["images"], self.generator.cameras(camera)), gaussians
+
+    def polish(
+        self, shape: Gaussians, picture: NDArray[np.uint8], views: ViewSet, steps: int, stages: Stages
+    ) -> Gaussians:
+        """The shape brought nearer to the picture and the drawn views, see `geometry.gaussians.polish`."""
+        own = resampled(picture, views.images.shape[1])
+        seen = ViewSet(np.concatenate([own[None], views.images[1:]]), views.cameras)
+
+        def compute() -> dict[str, NDArray[Any]]:
+            return polish(shape, seen, steps, stages.progress.step).arrays()
+
+        arrays = stages.run(
+            "polish", compute, shape=shape.arrays(), images=seen.images, cameras=seen.cameras, steps=steps
+        )
+        return Gaussians.from_arrays(arrays).to(shape.means.device)

@@ -73,6 +73,15 @@ OPTIONS = (
         minimum=0.0,
         maximum=1.0,
     ),
+    OptionSpec(
+        name="polish",
+        label="Polish",
+        description="Steps in which the finished shape is fitted to the views once more and its surface smoothed; -1 "
+        "takes what suits the weights, 0 leaves it as it was reconstructed",
+        default=-1,
+        minimum=-1,
+        maximum=1000,
+    ),
 )
 
 INFO = PipelineInfo(

@@ -1,6 +1,6 @@
 """From a picture to a mesh in Ouroboros3D's order.
 
-    elevation -> views and Gaussians, step by step -> signed distance fused from renders of them -> mesh
+    elevation -> views and Gaussians, step by step -> polished -> signed distance fused from renders of them -> mesh
 
 From the first quarter of the steps on, the shape is shown as it forms and can be kept as it is.
 """
@@ -17,6 +17,7 @@ from backend.geometry.cameras import Camera
 from backend.geometry.fusion import coarse_mesh, fuse
 from backend.geometry.gaussians.gaussians import Gaussians
 from backend.geometry.mesh import Mesh
+from backend.pipelines.choosing import TINY
 from backend.pipelines.ouroboros3d.loop import Feeding, State
 from backend.pipelines.ouroboros3d.networks import Networks
 from backend.pipelines.shaping import Made, finish
@@ -28,6 +29,9 @@ from protocol.messages import Settings
 
 QUALITIES = {"draft": 0.5, "standard": 1.0, "fine": 2.0}
 """Of the denoising steps that suit the weights: 25 for the published ones."""
+
+TINY_POLISH = 80
+"""Steps of polishing with the small weights, see docs/results.md; with the published ones nobody has measured any."""
 
 WATCHED_FROM = 0.25
 """Share of the steps before which the shape is too vague to be shown."""
@@ -48,6 +52,7 @@ class Ouroboros3DRecipe:
     """
 
     def __init__(self, weights: str, device: str) -> None:
+        self.weights = weights
         self.networks, self.shipped = Networks(weights, device), ShippedNetworks(device)
 
     def make(self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, seed: int, stages: Stages) -> Made:
@@ -58,7 +63,7 @@ class Ouroboros3DRecipe:
         elevation = self.shipped.elevation(picture, settings, stages)
         camera = framed_camera(elevation.degrees, 0.0, settings.fov_deg or DEFAULT_FOV_DEG)
 
-        progress.begin("Drawing Views", (0.07, 0.85))
+        progress.begin("Drawing Views", (0.07, 0.8))
         views, gaussians = networks.draw(
             picture,
             camera,
@@ -71,7 +76,10 @@ class Ouroboros3DRecipe:
         )
         progress.keep.clear()
 
-        progress.begin("Meshing", (0.85, 1.0), Preview(views=views.images))
+        if steps := chosen_polish(settings, self.weights):
+            progress.begin("Polishing", (0.8, 0.92), Preview(views=views.images))
+            gaussians = networks.polish(gaussians, picture, views, steps, stages)
+        progress.begin("Meshing", (0.92, 1.0), Preview(views=views.images))
         mesh = mesh_of(gaussians, picture, camera, settings, stages, networks.digest)
         return Made(mesh, views, elevation, camera, gaussians.packed())
 
@@ -147,6 +155,12 @@ class PreviewBudget:
 def chosen_steps(settings: Settings, own: int) -> int:
     """The artist's number, or what the quality makes of that which suits the weights."""
     return int(settings.options.get("steps", 0)) or round(own * QUALITIES[settings.quality])
+
+
+def chosen_polish(settings: Settings, weights: str) -> int:
+    """The artist's number, or what suits the weights."""
+    steps = int(settings.options.get("polish", -1))
+    return steps if steps >= 0 else TINY_POLISH if weights == TINY else 0
 
 
 def chosen_guidance(settings: Settings, own: tuple[float, float]) -> tuple[float, float]:
