@@ -1,4 +1,4 @@
-"""Benchmarks: `turnaround bench` runs the `measure()` of every module here.
+"""Benchmarks: `turnaround bench` runs the `measure()` of every module here whose name does not begin with `_`.
 
 `measure` gives numbers by name; a name ends in its unit (`round_trip_milliseconds`). A module may have `TARGETS`: for
 some of these names, on which side of what value the project wants to be, e.g. `{"share_of_bare": (">=", 0.8)}`.

@@ -81,7 +81,7 @@ def measure(size: Size | None = None) -> dict[str, float]:
         weights = Path(folder) / "weights.safetensors"
         config = replace(PUBLISHED, image_size=size.picture, volume_resolution=size.volume)
         torch.manual_seed(0)
-        save_weights(weights, _with_surface(SparseNeuS(config)).state_dict(), asdict(config))
+        save_weights(weights, with_surface(SparseNeuS(config)).state_dict(), asdict(config))
         ours, mesh = _in_process(_ours, weights, size)
         plain, other = _in_process(_plain, weights, size)
     same = all(np.array_equal(a, b) for a, b in zip(mesh, other, strict=True))
@@ -105,7 +105,7 @@ def _ours(weights: Path, size: Size) -> Measured:
         return reconstructor.reconstruct(views, progress=Progress())
 
     field = _timed(result, "features_and_volume_seconds", reconstruct)
-    result["features_and_volume_peak_gigabytes"] = _peak_gigabytes()
+    result["features_and_volume_peak_gigabytes"] = peak_gigabytes()
     mesh = _timed(result, "surface_seconds", lambda: extract_surface(field.unit_distance, size.samples - 1, WHOLE_CUBE))
     points, normals = _surface_points(field, *mesh, size.points)
     _timed(result, "colors_seconds", lambda: reconstructor.blend(views, field, points, normals))
@@ -133,7 +133,7 @@ def _plain(weights: Path, size: Size) -> Measured:
 
     with torch.inference_mode():
         _timed(result, "features_and_volume_seconds", reconstruct, rounds=1)
-        result["features_and_volume_peak_gigabytes"] = _peak_gigabytes()
+        result["features_and_volume_peak_gigabytes"] = peak_gigabytes()
         field = reconstructor.reconstruct(views, progress=Progress())  # the same numbers to the last bit
         mesh = _timed(
             result,
@@ -167,7 +167,7 @@ def _surface_points(
     return places[picked], vertex_normals(places, faces)[picked].astype(np.float32)
 
 
-def _with_surface(network: SparseNeuS) -> SparseNeuS:
+def with_surface(network: SparseNeuS) -> SparseNeuS:
     """Turns the distance into a bumpy ball's, of radius about 0.35, where the object is in the published cube."""
     layer = network.sdf_network_lod0.sdf_layer
     hidden = network.config.sdf_hidden
@@ -196,7 +196,7 @@ def _timed(result: dict[str, float], name: str, function: Callable[[], T], round
     return value
 
 
-def _peak_gigabytes() -> float:
+def peak_gigabytes() -> float:
     """The most memory that this process has held so far; not a number where the system does not tell."""
     try:
         import resource

@@ -26,7 +26,8 @@ def bench(
     """Measure how fast Turnaround is on this machine, against what it aims at."""
     import backend.bench as package
 
-    known = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    found = (module.name for module in pkgutil.iter_modules(package.__path__))
+    known = sorted(name for name in found if not name.startswith("_"))
     unknown = sorted(set(names or []) - set(known))
     if unknown:
         raise TurnaroundError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from backend.preparation.framing import DEFAULT_FOV_DEG, HALF_WIDTH
 
@@ -114,6 +114,18 @@ class MultiviewConfig:
 
 OUROBOROS3D = MultiviewConfig()
 """The published generator: the 14-frame Stable Video Diffusion, made to draw eight views."""
+
+VIDEO_VAE: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "sample_size": 768,
+    "scaling_factor": 0.18215,
+}
+"""Sizes of Stable Video Diffusion's autoencoder, as diffusers' AutoencoderKLTemporalDecoder takes them."""
 
 TINY = MultiviewConfig(
     size=64,
