@@ -109,8 +109,8 @@ def add_noise(
     return Noised(clean, noisy, sigma, condition)
 
 
-def denoising_loss(model: MultiviewModel, noised: Noised, feedback: Maps) -> tuple[Tensor, Tensor]:
-    """The loss and the views as the model would have them.
+def denoise_once(model: MultiviewModel, noised: Noised, feedback: Maps) -> tuple[Tensor, Tensor]:
+    """The loss and the latents as the model would have them.
 
     Args:
         model: to train.
@@ -118,8 +118,7 @@ def denoising_loss(model: MultiviewModel, noised: Noised, feedback: Maps) -> tup
         feedback: what the network is shown; zeros in the first pass, see `no_feedback`.
 
     Returns:
-        Weighted squared errors, float32 [B], and pictures, float32 [B, F, 3, S, S], about -1..1; both can be learned
-        from.
+        Weighted squared errors, float32 [B], and clean latents, float32 [B, F, C, h, w].
     """
     condition, sigma = noised.condition, noised.sigma[:, None, None, None, None]
     power = sigma.square() + 1
@@ -138,4 +137,10 @@ def denoising_loss(model: MultiviewModel, noised: Noised, feedback: Maps) -> tup
     else:
         estimate = noised.noisy / power - output * sigma / power.sqrt()
     error = (estimate - noised.clean).square() * weight
-    return error.mean(dim=(1, 2, 3, 4)), model.pictures(estimate)
+    return error.mean(dim=(1, 2, 3, 4)), estimate
+
+
+def denoising_loss(model: MultiviewModel, noised: Noised, feedback: Maps) -> tuple[Tensor, Tensor]:
+    """As `denoise_once`, but with pictures, float32 [B, F, 3, S, S], about -1..1; both can be learned from."""
+    error, estimate = denoise_once(model, noised, feedback)
+    return error, model.pictures(estimate)

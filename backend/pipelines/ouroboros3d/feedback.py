@@ -6,7 +6,7 @@ import torch
 
 from backend.generators.multiview_svd.network import Cameras, Maps
 from backend.geometry.gaussians.gaussians import Gaussians
-from backend.geometry.gaussians.render import render
+from backend.geometry.gaussians.render import Rendered, render
 from backend.reconstructors.lgm.ccm import coordinate_map
 from backend.reconstructors.lgm.config import LGMConfig
 
@@ -25,5 +25,10 @@ def maps_of(gaussians: Gaussians, cameras: Cameras, size: int, config: LGMConfig
     pixels[..., :2, :] *= size
     with torch.no_grad():
         seen = render(gaussians, world_from_camera, pixels, size, splatting=config.splatting)
-        coordinates = coordinate_map(seen.depths, seen.alphas, world_from_camera, intrinsics, config)
+        return maps_seen(seen, Cameras(world_from_camera, intrinsics), config)
+
+
+def maps_seen(seen: Rendered, cameras: Cameras, config: LGMConfig) -> Maps:
+    """The same of Gaussians that have been drawn already, from all of the cameras; differentiable."""
+    coordinates = coordinate_map(seen.depths, seen.alphas, *cameras, config)
     return Maps(seen.colors.clamp(0, 1).movedim(-1, -3), coordinates)
