@@ -12,7 +12,8 @@ from backend.geometry.cameras import Camera
 
 def camera_tensor(cameras: Sequence[Camera]) -> Tensor:
     """[V, 4] float32: elevation, azimuth (degrees), distance, vertical field of view (degrees)."""
-    return torch.tensor([[c.elevation_deg, c.azimuth_deg, c.distance, c.fov_deg] for c in cameras])
+    rows = [[c.elevation_deg, c.azimuth_deg, c.distance, c.fov_deg] for c in cameras]
+    return torch.tensor(rows, dtype=torch.float32)
 
 
 def world_from_camera(cameras: Tensor) -> Tensor:
