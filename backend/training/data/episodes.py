@@ -124,12 +124,15 @@ def place(vertices: NDArray, azimuth_deg: float, camera: Camera) -> Placement:
 
 
 def sample_input(
-    vertices: NDArray, rng: np.random.Generator, fovs_deg: tuple[float, float] = EpisodeSpec().fovs_deg
+    vertices: NDArray,
+    rng: np.random.Generator,
+    fovs_deg: tuple[float, float] = EpisodeSpec().fovs_deg,
+    elevations_deg: tuple[float, float] = (-5.0, 40.0),
 ) -> tuple[Placement, Camera]:
     """A view that somebody would take: not so much from one end that the object leaves the cube behind."""
     best: tuple[float, Placement, Camera] | None = None
     for _ in range(8):
-        camera = framed_camera(rng.uniform(-5, 40), 0.0, rng.uniform(*fovs_deg))
+        camera = framed_camera(rng.uniform(*elevations_deg), 0.0, rng.uniform(*fovs_deg))
         placement = place(vertices, rng.uniform(-180, 180), camera)
         extent = float(np.abs(placement.apply(vertices)).max())
         if best is None or extent < best[0]:
@@ -143,7 +146,7 @@ def sample_input(
 def sample_targets(camera: Camera, count: int, rng: np.random.Generator) -> list[Camera]:
     """Cameras around the object: two near the input, the rest spread over all sides."""
     near = [camera.moved(elevation_deg=rng.uniform(-15, 15), azimuth_deg=rng.uniform(-20, 20)) for _ in range(2)]
-    far = count - len(near)
+    far = max(count - len(near), 0)
     turns = (np.arange(far) + rng.random(far)) * 360 / max(far, 1)
     around = [Camera(rng.uniform(-15, 60), a, camera.distance, camera.fov_deg) for a in turns]
     return (near + around)[:count]
