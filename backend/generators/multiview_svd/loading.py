@@ -4,7 +4,8 @@ Of Stable Video Diffusion, in diffusers' layout, is needed
 
     vae/              AutoencoderKLTemporalDecoder    config.json and *.safetensors, or *.bin
     image_encoder/    CLIPVisionModelWithProjection   likewise
-    unet/             its sizes                       config.json alone: the weights are Ouroboros3D's
+    unet/             its sizes                       config.json alone: the weights are Ouroboros3D's; its own are
+                                                      needed where training begins with them
     scheduler/        its noise                       scheduler_config.json
 """
 
@@ -84,8 +85,39 @@ def load_published(
         TurnaroundError: `weights.missing`, `weights.damaged`, `weights.mismatch`.
     """
     config = read_sizes(video, size)
+    return _with_encoders(video, config, _load_unet(config, weights, dtype), dtype)
+
+
+def begin_with_video(video: Path, size: int = OUROBOROS3D.size) -> MultiviewModel:
+    """The generator before it has learned to draw an orbit: the video model's U-Net, and new weights for the additions.
+
+    These are as in the published training: random, but for the last layer of each block of the adapters, which is zero.
+    It is on the CPU and in float32.
+
+    Args:
+        video: Stable Video Diffusion's folder, as above, with the U-Net's weights.
+        size: side of the pictures.
+
+    Raises:
+        TurnaroundError: as `load_published`.
+    """
+    config = read_sizes(video, size)
+    files = [video / "unet" / f"diffusion_pytorch_model{variant}.safetensors" for variant in ("", ".fp16")]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise TurnaroundError(
+            "weights.missing",
+            "The weights of Stable Video Diffusion's U-Net are not there.",
+            "They are no part of what is installed: give a folder with the whole model.",
+            details=str(files[0]),
+        )
+    network = MultiviewUNet(config)
+    load_into(network.unet, found)
+    return _with_encoders(video, config, network, torch.float32)
+
+
+def _with_encoders(video: Path, config: MultiviewConfig, network: MultiviewUNet, dtype: torch.dtype) -> MultiviewModel:
     picture_dtype = torch.float32 if dtype == torch.bfloat16 else dtype
-    network = _load_unet(config, weights, dtype)
     image_encoder = load_image_encoder(video / "image_encoder", picture_dtype)
     if image_encoder.config.projection_dim != config.context:
         why = f"the image encoder gives {image_encoder.config.projection_dim} numbers, the U-Net takes {config.context}"
