@@ -173,15 +173,16 @@ def installed_zero123() -> Path | None:
 
 
 def own_device(device: str) -> str:
-    """This process's own device of "auto", "cpu" or "cuda"; several processes have a GPU each.
+    """This process's own device of "auto", "cpu", "cuda" or "cuda:0"; several processes have a GPU each.
 
     Raises:
         TurnaroundError: `train.device`.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        if not torch.cuda.is_available():
-            raise TurnaroundError("train.device", "There is no CUDA device here.", "Use --device cpu.", field="device")
-        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    return device
+    if not device.startswith("cuda"):
+        return device
+    if not torch.cuda.is_available():
+        raise TurnaroundError("train.device", "There is no CUDA device here.", "Use --device cpu.", field="device")
+    own = os.environ.get("LOCAL_RANK")  # of a process that `accelerate launch` has started
+    return f"cuda:{own or device.partition(':')[2] or 0}"
