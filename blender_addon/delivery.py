@@ -52,7 +52,7 @@ def deliver(job: Job, message: Result, arrays: Mapping[str, NDArray[Any]]) -> Tu
         except TurnaroundError as error:  # the camera may be gone by now; the result stays at the cursor
             problem = error
     if job.picture is not None and "cutout" in arrays:
-        _show_cutout(job, arrays["cutout"], message.report.framing, message.report.warnings)
+        _show_cutout(job, job.picture, arrays["cutout"], message.report.framing, message.report.warnings)
     screen.show_colors()
     screen.push_undo(job.undo)
     return problem
@@ -98,7 +98,7 @@ def show_preview(job: Job, arrays: Mapping[str, NDArray[Any]]) -> None:
     if scene is None:
         return
     if job.picture is not None and job.framing is not None and "cutout" in arrays:
-        _show_cutout(job, arrays["cutout"], job.framing, job.notes)
+        _show_cutout(job, job.picture, arrays["cutout"], job.framing, job.notes)
     try:
         if preview.show(arrays, scene, job.wish):
             screen.show_colors()
@@ -106,10 +106,12 @@ def show_preview(job: Job, arrays: Mapping[str, NDArray[Any]]) -> None:
         log.warning("preview: %s", error)
 
 
-def _show_cutout(job: Job, cutout: NDArray[np.uint8], framing: Framing, notes: tuple[str, ...]) -> None:
+def _show_cutout(
+    job: Job, picture: NDArray[np.uint8], cutout: NDArray[np.uint8], framing: Framing, notes: tuple[str, ...]
+) -> None:
     """Shows what was cut out of the job's picture, in its thumbnail and over it in Image Editors."""
     name, matte = job.wish.picture, cutout[..., 3].copy()
-    thumbnails.show(name, thumbnails.compose(job.picture, matte, framing))
+    thumbnails.show(name, thumbnails.compose(picture, matte, framing))
     cutouts.keep(name, cutouts.Cutout(matte, framing, job.wish.size, notes))
     screen.redraw_pictures()
 

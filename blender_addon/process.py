@@ -68,7 +68,7 @@ class BackendProcess:
         arguments = ["serve", *([] if stays else ["--parent-pid", str(os.getpid())])]
         # Blender's own Python must not leak into the backend's.
         environment = {key: value for key, value in os.environ.items() if key not in {"PYTHONHOME", "PYTHONPATH"}}
-        new_session = {"creationflags": 0x0800_0200} if sys.platform == "win32" else {"start_new_session": True}
+        windows = sys.platform == "win32"
         try:
             with log.open("wb") as output:
                 process = subprocess.Popen(
@@ -78,7 +78,8 @@ class BackendProcess:
                     stderr=subprocess.STDOUT,
                     env=environment,
                     cwd=log_folder,
-                    **new_session,
+                    start_new_session=not windows,  # Blender's Ctrl C is not the backend's
+                    creationflags=0x0800_0200 if windows else 0,  # no console window; its own process group
                 )
         except OSError as error:
             raise TurnaroundError(

@@ -229,14 +229,14 @@ class Session:
         seen: dict = {}
         while self._inbox and time.perf_counter() < deadline:
             message, arrays = self._inbox[0]
-            finished = isinstance(message, (Result, Imagined)) and self._is_ours(message.job)
-            if finished and delivery.must_wait(self.job):
+            finished = self.job if isinstance(message, (Result, Imagined)) and self._is_ours(message.job) else None
+            if finished is not None and delivery.must_wait(finished):
                 break
             self._inbox.popleft()
             if isinstance(message, Event) and arrays and self._is_ours(message.job):
                 seen = preview.merged(seen, arrays)
             self._receive(message, arrays)
-            if finished:
+            if finished is not None:
                 seen = {}
                 break  # one result a tick
         if seen and self.job is not None:

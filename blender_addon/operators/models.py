@@ -5,13 +5,14 @@ from __future__ import annotations
 import bpy
 
 from .. import models, session
+from ..mixins import OperatorBase
 from ..protocol.errors import TurnaroundError
 from ..protocol.models import CancelModel, ImportModel, InstallModel, ModelInfo, RemoveModel
 from ..settings import preferences
 from .backend import ADDON
 
 
-class OfModel:
+class OfModel(OperatorBase):
     """What all of these have: the model, by its name, and a backend that can be asked."""
 
     model: bpy.props.StringProperty(name="Model", options={"HIDDEN", "SKIP_SAVE"})

@@ -6,9 +6,10 @@ import bpy
 from mathutils import Vector
 
 from .. import jobs, screen, session
+from ..mixins import OperatorBase
 from ..protocol.errors import TurnaroundError
 from ..scene import preview, results
-from ..scene.stamps import stamp_of, variants_of
+from ..scene.stamps import stamp_of, stamped, variants_of
 from .generate import begin, idle
 
 FRAMING_DISTANCE = 3.0
@@ -23,7 +24,7 @@ def in_object_mode(operator: type[bpy.types.Operator], context: bpy.types.Contex
     return True
 
 
-class _OnResult:
+class _OnResult(OperatorBase):
     """Base of operators on the active object, which Turnaround must have made."""
 
     @classmethod
@@ -49,7 +50,7 @@ class TURNAROUND_OT_rebuild(_OnResult, bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Starts the job."""
         obj = context.active_object
-        return begin(self, lambda: jobs.rebuilding(obj, stamp_of(obj), context.scene))
+        return begin(self, lambda: jobs.rebuilding(obj, stamped(obj), context.scene))
 
 
 class TURNAROUND_OT_regenerate(_OnResult, bpy.types.Operator):
@@ -66,7 +67,7 @@ class TURNAROUND_OT_regenerate(_OnResult, bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Starts the job."""
         obj = context.active_object
-        return begin(self, lambda: jobs.regenerating(obj, stamp_of(obj), context.scene))
+        return begin(self, lambda: jobs.regenerating(obj, stamped(obj), context.scene))
 
 
 class TURNAROUND_OT_match_camera(_OnResult, bpy.types.Operator):
@@ -119,7 +120,8 @@ class TURNAROUND_OT_step_variant(_OnResult, bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Makes it the active one; where variants are stacked, the others are hidden."""
         active = context.active_object
-        variants = variants_of(stamp_of(active).group)
+        stamp = stamp_of(active)
+        variants = variants_of(stamp.group) if stamp is not None else []
         if len(variants) < 2:
             return {"CANCELLED"}
         layer = context.view_layer
@@ -149,7 +151,8 @@ class TURNAROUND_OT_keep_only_this(_OnResult, bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Deletes them; undo brings them back."""
         active = context.active_object
-        others = [variant for variant in variants_of(stamp_of(active).group) if variant != active]
+        stamp = stamp_of(active)
+        others = [variant for variant in variants_of(stamp.group) if variant != active] if stamp is not None else []
         for other in others:
             results.discard(other)
         return {"FINISHED"} if others else {"CANCELLED"}
@@ -174,6 +177,8 @@ class TURNAROUND_OT_frame(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Moves the view, not the shape."""
         shape = _shape_at_hand(context)
+        if shape is None:
+            return {"CANCELLED"}
         corners = [shape.matrix_world @ Vector(corner) for corner in shape.bound_box]
         middle = sum(corners, Vector()) / len(corners)
         view = context.space_data.region_3d

@@ -8,6 +8,7 @@ import bpy
 from bpy.props import BoolProperty, FloatVectorProperty
 
 from .. import jobs, overlay, screen, session
+from ..mixins import OperatorBase
 from ..protocol.errors import TurnaroundError
 from ..scene import cutouts, subjects, thumbnails
 
@@ -25,7 +26,7 @@ class Where(NamedTuple):
     place: subjects.Place
 
 
-class _Marks:
+class _Marks(OperatorBase):
     """Base of operators that mark a picture."""
 
     @classmethod
@@ -51,7 +52,7 @@ class _ByHand(_Marks):
         if context.area is None or context.area.type != "IMAGE_EDITOR":
             self.report({"WARNING"}, "Open the picture in an Image Editor first")
             return {"CANCELLED"}
-        overlay.marking = overlay.Marking(context.area.as_pointer())
+        overlay.marking = self._marking = overlay.Marking(context.area.as_pointer())
         context.window.cursor_modal_set("CROSSHAIR")
         context.area.header_text_set(self.hint)
         context.workspace.status_text_set(self.hint)
@@ -61,6 +62,8 @@ class _ByHand(_Marks):
 
     def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         """Follows the pointer until something is marked or the artist has had enough."""
+        if overlay.marking is not self._marking:  # another one has begun since, and tidies up
+            return {"CANCELLED"}
         area, image = context.area, jobs.picture_of(context)
         gone = area is None or area.type != "IMAGE_EDITOR" or image is None
         if gone or (event.type in ENDING and event.value == "PRESS"):
@@ -74,6 +77,12 @@ class _ByHand(_Marks):
         pixel = event.mouse_x - region.x, event.mouse_y - region.y
         where = Where(image, region, pixel, region.view2d.region_to_view(*pixel))
         return self.follow(context, where, event, pressed=pressed, released=released)
+
+    def follow(
+        self, context: bpy.types.Context, where: Where, event: bpy.types.Event, *, pressed: bool, released: bool
+    ) -> set[str]:
+        """What the pointer does there; each operator has its own."""
+        raise NotImplementedError
 
     def cancel(self, context: bpy.types.Context) -> None:
         """Blender ends it, with its window."""
@@ -114,7 +123,7 @@ class TURNAROUND_OT_mark_box(_ByHand, bpy.types.Operator):
         self, context: bpy.types.Context, where: Where, event: bpy.types.Event, *, pressed: bool, released: bool
     ) -> set[str]:
         """A press begins the box, the release ends it."""
-        drag = overlay.marking
+        drag = self._marking
         if pressed:
             self._pressed, drag.box = where.pixel, (where.place, where.place)
             return {"RUNNING_MODAL"}
@@ -132,7 +141,8 @@ class TURNAROUND_OT_mark_box(_ByHand, bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Sets it."""
-        if not subjects.set_box(jobs.picture_of(context), tuple(self.corner), tuple(self.opposite)):
+        image = jobs.picture_of(context)
+        if image is None or not subjects.set_box(image, tuple(self.corner), tuple(self.opposite)):
             self.report({"WARNING"}, "That box is not in the picture")
             return {"CANCELLED"}
         screen.redraw_pictures()
@@ -175,7 +185,8 @@ class TURNAROUND_OT_mark_point(_Marks, bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Adds it."""
-        if not subjects.add_point(jobs.picture_of(context), tuple(self.place), on_subject=self.on_subject):
+        image = jobs.picture_of(context)
+        if image is None or not subjects.add_point(image, tuple(self.place), on_subject=self.on_subject):
             self.report({"WARNING"}, f"Points must lie on the picture, and there can be {subjects.MOST_POINTS}")
             return {"CANCELLED"}
         screen.redraw_pictures()
@@ -216,7 +227,10 @@ class TURNAROUND_OT_clear_marks(bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Takes them."""
-        subjects.clear(jobs.picture_of(context))
+        image = jobs.picture_of(context)
+        if image is None:
+            return {"CANCELLED"}
+        subjects.clear(image)
         screen.redraw_pictures()
         return {"FINISHED"}
 
@@ -234,7 +248,10 @@ class TURNAROUND_OT_open_picture(bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Opens it, with the sidebar."""
-        area = screen.show_picture(context, jobs.picture_of(context))
+        image = jobs.picture_of(context)
+        if image is None:
+            return {"CANCELLED"}
+        area = screen.show_picture(context, image)
         area.spaces.active.show_region_ui = True
         self.report({"INFO"}, f"Mark the subject with the {screen.TAB} tab of its sidebar")
         return {"FINISHED"}
@@ -259,7 +276,9 @@ class TURNAROUND_OT_edit_cutout(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Makes it, chooses it as the picture, and opens it where one can paint."""
         image = jobs.picture_of(context)
-        cutout = cutouts.known(image.name)
+        cutout = cutouts.known(image.name) if image is not None else None
+        if image is None or cutout is None:
+            return {"CANCELLED"}
         try:
             copy = cutouts.paintable(image, cutout)
             thumbnail = thumbnails.compose(cutouts.read(copy)[0], cutout.alpha, cutout.framing)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import bpy
 
 from .. import session
+from ..mixins import PanelSection
 from . import widgets
 
 
-class Backend:
+class Backend(PanelSection):
     """State and buttons of the backend."""
 
     bl_label = "Backend"

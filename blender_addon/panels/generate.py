@@ -9,6 +9,7 @@ import bpy
 from .. import engines, painters, session
 from ..installation import Installation
 from ..jobs import Job, picture_of
+from ..mixins import PanelSection
 from ..operators.generate import label
 from ..protocol.errors import TurnaroundError
 from ..scene import cutouts, drawn, images, thumbnails
@@ -18,7 +19,7 @@ from . import further, widgets
 THUMBNAIL_SCALE = 5.0
 
 
-class Generate:
+class Generate(PanelSection):
     """Drawn in the 3D View's sidebar and in the Image Editor's; see `panels.registration`."""
 
     bl_label = "Turnaround"
@@ -231,7 +232,7 @@ def draw_job(layout: bpy.types.UILayout, context: bpy.types.Context, job: Job) -
             widgets.wrapped(box, context, note, icon="ERROR")
 
 
-class Options:
+class Options(PanelSection):
     """Where and how large results stand."""
 
     bl_label = "Placement"

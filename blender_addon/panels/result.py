@@ -5,11 +5,12 @@ from __future__ import annotations
 import bpy
 
 from .. import engines, painters, session
+from ..mixins import PanelSection
 from ..scene.stamps import stamp_of, variants_of
 from . import widgets
 
 
-class Result:
+class Result(PanelSection):
     """Shown while the active object is one that Turnaround made."""
 
     bl_label = "Result"
@@ -65,7 +66,7 @@ class Result:
             row.operator("turnaround.keep_only_this")
 
 
-class Views:
+class Views(PanelSection):
     """The views that the backend drew, as an image."""
 
     bl_label = "Views"

@@ -6,11 +6,12 @@ import bpy
 
 from .. import session
 from ..jobs import picture_of
+from ..mixins import PanelSection
 from ..scene import cutouts, subjects
 from . import widgets
 
 
-class Subject:
+class Subject(PanelSection):
     """Drawn in the 3D View's sidebar and in the Image Editor's, where it can be marked."""
 
     bl_label = "Subject"

@@ -27,11 +27,11 @@ class Base:
 
     def local(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
         """Points [N, 3] of the object frame in the mesh's own frame."""
-        return (points - np.array([0.0, 0.0, self.bottom], dtype=points.dtype)) * points.dtype.type(self.scale)
+        return (points - np.array([0.0, 0.0, self.bottom], dtype=points.dtype)) * self.scale
 
     def frame(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
         """Points [N, 3] of the mesh's own frame in the object frame."""
-        return points / points.dtype.type(self.scale) + np.array([0.0, 0.0, self.bottom], dtype=points.dtype)
+        return points / self.scale + np.array([0.0, 0.0, self.bottom], dtype=points.dtype)
 
 
 def base_of(vertices: NDArray[np.float32], height: float) -> Base:

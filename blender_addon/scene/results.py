@@ -15,7 +15,7 @@ from ..protocol.errors import TurnaroundError
 from ..protocol.messages import PictureReport, Result
 from . import images, materials, meshes, placement
 from .cameras import picture_view
-from .stamps import Stamp, pack_matte, stamp_of, variants_of
+from .stamps import Stamp, pack_matte, stamp_of, stamped, variants_of
 
 SAME_PLACE = 1e-4
 """Metres."""
@@ -200,11 +200,7 @@ def match(obj: bpy.types.Object, scene: bpy.types.Scene, *, at_cursor: bool = Fa
     Raises:
         TurnaroundError: `camera.none`, `camera.panoramic`, `object.foreign`.
     """
-    stamp = stamp_of(obj)
-    if stamp is None:
-        raise TurnaroundError(
-            "object.foreign", "Turnaround did not make this object.", "Select one that it made.", field="object"
-        )
+    stamp = stamped(obj)
     view = picture_view(scene, stamp.size)
     solved = placement.match_camera(
         meshes.vertices_of(obj.data),

@@ -42,7 +42,7 @@ def rasterize(points: NDArray[np.floating], triangles: NDArray[np.int32], size: 
 def _fill(mask: Mask, corners: NDArray[np.float32], low: NDArray[np.int32], block: NDArray[np.int_]) -> None:
     pixels = low[:, None] + block
     x, y = pixels[..., 0] + np.float32(0.5), pixels[..., 1] + np.float32(0.5)
-    sides = []
+    sides: list[NDArray[np.float32]] = []
     for start, end in ((0, 1), (1, 2), (2, 0)):
         a, b = corners[:, start, None], corners[:, end, None]
         sides.append((b[..., 0] - a[..., 0]) * (y - a[..., 1]) - (b[..., 1] - a[..., 1]) * (x - a[..., 0]))

@@ -9,6 +9,7 @@ import bpy
 import msgspec
 import numpy as np
 
+from ..protocol.errors import TurnaroundError
 from ..protocol.messages import PictureReport, Report
 from .meshes import Base
 from .silhouettes import Mask
@@ -85,6 +86,20 @@ def stamp_of(obj: bpy.types.Object | None) -> Stamp | None:
         return msgspec.json.decode(text, type=Stamp)
     except msgspec.DecodeError:
         return None
+
+
+def stamped(obj: bpy.types.Object | None) -> Stamp:
+    """The stamp of an object that must have one.
+
+    Raises:
+        TurnaroundError: `object.foreign`.
+    """
+    stamp = stamp_of(obj)
+    if stamp is None:
+        raise TurnaroundError(
+            "object.foreign", "Turnaround did not make this object.", "Select one that it made.", field="object"
+        )
+    return stamp
 
 
 def variants_of(group: str) -> list[bpy.types.Object]:
