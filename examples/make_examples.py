@@ -242,6 +242,7 @@ def mushroom() -> None:
 SHOTS = {
     "house": Shot(house, 30.0, 18.0),
     "armchair": Shot(armchair, 28.0, 16.0),
+    "armchair_back": Shot(armchair, 208.0, 16.0),
     "mushroom": Shot(mushroom, 25.0, 15.0),
     "car_on_table": Shot(car, 35.0, 24.0, on_table=True),
 }
