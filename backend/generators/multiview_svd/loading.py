@@ -108,7 +108,7 @@ def begin_with_video(video: Path, size: int = OUROBOROS3D.size) -> MultiviewMode
         raise TurnaroundError(
             "weights.missing",
             "The weights of Stable Video Diffusion's U-Net are not there.",
-            "They are no part of what is installed: give a folder with the whole model.",
+            "They are no part of what is installed: give a folder with the whole model (--generator).",
             details=str(files[0]),
         )
     network = MultiviewUNet(config)
