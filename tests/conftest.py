@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,13 @@ def addon_zip(tmp_path_factory):
     import build_addon
 
     return build_addon.build(build_addon.this_platform(), tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture
+def precision_anew() -> Iterator[None]:
+    """For runs of another precision: a process has one."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)

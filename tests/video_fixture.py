@@ -29,8 +29,8 @@ SCHEDULER = {
 }
 
 
-def make_video_model(folder: Path) -> Path:
-    """Writes what is needed of the video model, for pictures of `SIZE` pixels."""
+def make_video_model(folder: Path, *, whole: bool = False) -> Path:
+    """Writes what is needed of the video model, for pictures of `SIZE` pixels; its U-Net's weights only if `whole`."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         AutoencoderKLTemporalDecoder(
@@ -48,7 +48,7 @@ def make_video_model(folder: Path) -> Path:
         )
         CLIPVisionModelWithProjection(vision).save_pretrained(folder / "image_encoder")
         EulerDiscreteScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
-        UNetSpatioTemporalConditionModel(
+        unet = UNetSpatioTemporalConditionModel(
             block_out_channels=(32, 64),
             down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
             up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
@@ -57,7 +57,8 @@ def make_video_model(folder: Path) -> Path:
             layers_per_block=1,
             cross_attention_dim=24,
             num_attention_heads=(4, 2),
-        ).save_config(folder / "unet")
+        )
+        (unet.save_pretrained if whole else unet.save_config)(folder / "unet")
     return folder
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,8 +23,8 @@ class Form(StrEnum):
     SRN64 = "srn64"
 
 
-OF_PUBLISHED = "Of sparseneus-published alone"
-OF_ALL_PUBLISHED = "Of sparseneus-published and 3dim-published"
+OF_SPARSENEUS = "Of sparseneus-published alone"
+OF_PUBLISHED = "Of the published trainings"
 
 
 def train(
@@ -45,36 +46,49 @@ def train(
     ),
     start_from: Annotated[
         Path | None,
-        typer.Option(help="Weights to begin with instead of random ones; of zero123 a folder.", exists=True),
+        typer.Option(
+            help="Weights to begin with instead of random ones; of zero123 a folder, of ouroboros3d-published one with "
+            "both networks, by default the installed one.",
+            exists=True,
+        ),
     ] = None,
     reconstructor: Annotated[
         Path | None,
-        typer.Option(help="Reconstructor whose shapes the view generator looks at.", exists=True, dir_okay=False),
+        typer.Option(
+            help="Reconstructor whose shapes the view generator looks at; of ouroboros3d-published the LGM that it "
+            "begins with, by default the installed one.",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
     generator: Annotated[
         Path | None,
         typer.Option(
             help="Generator whose views a reconstructor learns from too: a file; of sparseneus-published a Zero123's "
-            "folder, by default the one that is installed.",
+            "folder, of ouroboros3d-published that of the video model that it begins with; by default the one that is "
+            "installed.",
             exists=True,
         ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Objects a step.", min=1)] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Objects a step; of ouroboros3d-published of each of the four batches a step.", min=1),
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="The highest; a lower one suits weights that are trained already.", min=1e-7)
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
-            help="In all; 300,000 as published for sparseneus, 1,000,000 for 3dim.",
+            help="In all; as published 300,000 for sparseneus, 1,000,000 for 3dim, 40,000 for ouroboros3d.",
             min=1,
-            rich_help_panel=OF_ALL_PUBLISHED,
+            rich_help_panel=OF_PUBLISHED,
         ),
     ] = None,
     drawn_share: Annotated[
         float | None,
         typer.Option(
-            help="Of the source views, those that are drawn; 0.5.", min=0, max=1, rich_help_panel=OF_PUBLISHED
+            help="Of the source views, those that are drawn; 0.5.", min=0, max=1, rich_help_panel=OF_SPARSENEUS
         ),
     ] = None,
     depth_weight: Annotated[
@@ -82,7 +96,7 @@ def train(
         typer.Option(
             help="Of the depth loss: 1 as in the paper, 0 as in the released configuration.",
             min=0,
-            rich_help_panel=OF_PUBLISHED,
+            rich_help_panel=OF_SPARSENEUS,
         ),
     ] = None,
     mask_weight: Annotated[
@@ -90,7 +104,7 @@ def train(
         typer.Option(
             help="Of the mask loss: 0 as in the paper, 0.01 to 0.1 as in the released configuration.",
             min=0,
-            rich_help_panel=OF_PUBLISHED,
+            rich_help_panel=OF_SPARSENEUS,
         ),
     ] = None,
     form: Annotated[
@@ -117,75 +131,115 @@ def train(
 
     sparseneus-published is the reconstructor of One-2-3-45 at its published size and trained as published, which takes
     days on GPUs: "accelerate launch -m backend.cli train sparseneus-published ..." uses several. 3dim-published is the
-    same of 3DiM's view generator.
+    same of 3DiM's view generator, ouroboros3d-published of both networks of Ouroboros3D: it begins with a folder of
+    Stable Video Diffusion (--generator) or goes on with published weights, and leaves a folder that can be imported.
     """
-    from backend.training import published, threedim
-    from backend.training.run import ZERO123
-    from backend.training.run import train as run
 
     def log(line: str) -> None:
         error_console().print(line, markup=False, highlight=False)
 
-    loss = {"depth": depth_weight, "mask": mask_weight}
-    if name == published.NAME:
-        _refuse(name, {"--reconstructor": reconstructor, "--form": form})
-        weights = published.train(
-            meshes,
-            published.chosen(
-                steps=steps, batch_size=batch_size, learning_rate=learning_rate, drawn_share=drawn_share, loss=loss
-            ),
-            minutes=minutes,
-            device=choose(device),
-            output=output,
-            start_from=start_from,
-            zero123=generator or published.installed_zero123(),
-            cache=cache,
-            log=log,
-        )
-    elif name == threedim.NAME:
-        given = {"--reconstructor": reconstructor, "--generator": generator, "--drawn-share": drawn_share}
-        _refuse(name, given | {f"--{part}-weight": weight for part, weight in loss.items()})
-        if start_from is not None and start_from.is_dir():
-            raise TurnaroundError("train.start_from", f"{name} cannot begin with {start_from}.", "Give a weights file.")
-        weights = threedim.train(
-            meshes,
-            threedim.chosen(
-                None if form is None else form.value, steps=steps, batch_size=batch_size, learning_rate=learning_rate
-            ),
-            minutes=minutes,
-            device=choose(device),
-            output=output,
-            start_from=start_from,
-            cache=cache,
-            log=log,
-        )
-    else:
-        unfit: dict[str, object] = {"--steps": steps, "--drawn-share": drawn_share, "--form": form}
-        _refuse(name, unfit | {f"--{part}-weight": weight for part, weight in loss.items()})
-        if generator is not None and generator.is_dir():
-            raise TurnaroundError("train.generator", f"{generator} is a folder.", "Give a weights file.")
-        if start_from is not None and start_from.is_dir() != (name == ZERO123):
-            kind = "the folder of a Zero123" if name == ZERO123 else "a weights file"
-            raise TurnaroundError("train.start_from", f"{name} cannot begin with {start_from}.", f"Give {kind}.")
-        weights = run(
-            name,
-            meshes,
-            minutes,
-            choose(device),
-            output,
-            start_from=start_from,
-            reconstructor=reconstructor,
-            generator=generator,
-            cache=cache,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            log=log,
-        )
-    output_console().print(str(weights), markup=False)
+    options = {
+        "steps": steps,
+        "drawn_share": drawn_share,
+        "depth_weight": depth_weight,
+        "mask_weight": mask_weight,
+        "form": None if form is None else form.value,
+        "reconstructor": reconstructor,
+        "generator": generator,
+        "start_from": start_from,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+    }
+    given = {option: value for option, value in options.items() if value is not None}
+    training = _published().get(name) or _small(name)
+    training.check(name, given)
+    run = {"minutes": minutes, "device": choose(device), "output": output, "cache": cache, "log": log}
+    output_console().print(str(training.start(meshes, given, run)), markup=False)
 
 
-def _refuse(name: str, options: Mapping[str, object]) -> None:
-    """Says which options have no meaning for this network, rather than to leave them out in silence."""
-    given = [option for option, value in options.items() if value is not None]
-    if given:
-        raise TurnaroundError("train.option", f"{' and '.join(given)} cannot be used with {name}.", "Leave them out.")
+COMMON = ("start_from", "batch_size", "learning_rate")
+"""Options that all trainings take."""
+
+PATHS = ("start_from", "generator")
+"""Options that are a weights file for some trainings and a folder for others."""
+
+SIZES = ("steps", "batch_size", "learning_rate")
+"""Options that change the same settings of all published trainings."""
+
+Start = Callable[[Path, Mapping[str, Any], Mapping[str, Any]], Path]
+"""Trains on a folder of meshes, with the options that are given and with what says where and how long to run."""
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One kind of training.
+
+    Attributes:
+        start: runs it; returns where the weights are.
+        options: that it takes beside `COMMON`.
+        folders: which of `PATHS` are folders, and of what.
+    """
+
+    start: Start
+    options: tuple[str, ...]
+    folders: Mapping[str, str]
+
+    def check(self, name: str, given: Mapping[str, Any]) -> None:
+        """Says what has no meaning for this network, rather than to leave it out in silence.
+
+        Raises:
+            TurnaroundError: `train.option`, `train.start_from`, `train.generator`.
+        """
+        unfit = [f"--{option.replace('_', '-')}" for option in given if option not in (*COMMON, *self.options)]
+        if unfit:
+            sentence = f"{' and '.join(unfit)} cannot be used with {name}."
+            raise TurnaroundError("train.option", sentence, "Leave them out.")
+        for option in PATHS:
+            path, kind = given.get(option), self.folders.get(option)
+            if path is not None and path.is_dir() != (kind is not None):
+                is_so = f"--{option.replace('_', '-')} is a {'folder' if path.is_dir() else 'file'}"
+                wanted = f"the folder of {kind}" if kind else "a weights file"
+                raise TurnaroundError(f"train.{option}", f"{is_so}: {path}.", f"For {name}, give {wanted}.")
+
+
+def _published() -> dict[str, _Training]:
+    """Those at the published sizes."""
+    from backend.training import ouroboros3d_published, published, threedim
+    from backend.training.ouroboros3d_start import chosen_start
+
+    def chosen(choose: Callable[..., Any], given: Mapping[str, Any], *more: str, **others: Any) -> Any:
+        return choose(**{option: given[option] for option in (*SIZES, *more) if option in given}, **others)
+
+    def sparseneus(meshes: Path, given: Mapping[str, Any], run: Mapping[str, Any]) -> Path:
+        loss = {part: given.get(f"{part}_weight") for part in ("depth", "mask")}
+        training = chosen(published.chosen, given, "drawn_share", loss=loss)
+        zero123 = given.get("generator") or published.installed_zero123()
+        return published.train(meshes, training, start_from=given.get("start_from"), zero123=zero123, **run)
+
+    def xunet(meshes: Path, given: Mapping[str, Any], run: Mapping[str, Any]) -> Path:
+        training = chosen(threedim.chosen, given, "form")
+        return threedim.train(meshes, training, start_from=given.get("start_from"), **run)
+
+    def ouroboros3d(meshes: Path, given: Mapping[str, Any], run: Mapping[str, Any]) -> Path:
+        start = chosen_start(given.get("start_from"), given.get("generator"), given.get("reconstructor"))
+        return ouroboros3d_published.train(meshes, chosen(ouroboros3d_published.chosen, given), start, **run)
+
+    of_sparseneus = ("steps", "drawn_share", "depth_weight", "mask_weight", "generator")
+    of_ouroboros3d = ("steps", "generator", "reconstructor")
+    folders = {"start_from": "both networks", "generator": "Stable Video Diffusion"}
+    return {
+        published.NAME: _Training(sparseneus, of_sparseneus, {"generator": "a Zero123"}),
+        threedim.NAME: _Training(xunet, ("steps", "form"), {}),
+        ouroboros3d_published.NAME: _Training(ouroboros3d, of_ouroboros3d, folders),
+    }
+
+
+def _small(name: str) -> _Training:
+    """The networks that ship, and a small Zero123."""
+    from backend.training.run import ZERO123
+    from backend.training.run import train as run_training
+
+    def start(meshes: Path, given: Mapping[str, Any], run: Mapping[str, Any]) -> Path:
+        return run_training(name, meshes, **given, **run)
+
+    return _Training(start, ("reconstructor", "generator"), {"start_from": "a Zero123"} if name == ZERO123 else {})

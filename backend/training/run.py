@@ -20,6 +20,7 @@ from backend.training.data.meshes import find_meshes
 from backend.training.loop import LoopConfig
 from backend.training.loop import train as run_loop
 from backend.training.orbits import OrbitTensors, mirrorable
+from backend.training.ouroboros3d_published import NAME as OUROBOROS3D_PUBLISHED
 from backend.training.published import NAME as PUBLISHED
 from backend.training.threedim import NAME as THREEDIM_PUBLISHED
 from backend.weights.store import load_into, save_weights, tiny_path
@@ -160,11 +161,12 @@ def train(
     Raises:
         TurnaroundError: `train.unknown`, `train.device`, `meshes.none`, `train.no_split`.
     """
+    known = [*TRAINABLES, ZERO123, PUBLISHED, THREEDIM_PUBLISHED, OUROBOROS3D_PUBLISHED]
     if name not in TRAINABLES and name != ZERO123:
         raise TurnaroundError(
             "train.unknown",
             f'Nothing called "{name}" can be trained.',
-            f"Choose one of: {', '.join([*TRAINABLES, ZERO123, PUBLISHED, THREEDIM_PUBLISHED])}.",
+            f"Choose one of: {', '.join(known)}.",
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from typer.testing import CliRunner
 from zero123_fixture import make_zero123
@@ -59,14 +58,6 @@ def meshes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken.ply").write_bytes(b"ply\nnot one")
     (folder / "props.csv").write_text("path,split\na.ply,train\nbroken.ply,train\nb.ply,val")
     return folder
-
-
-@pytest.fixture
-def precision_anew() -> Iterator[None]:
-    """A process has one precision; this room's other runs have another."""
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def scenes(meshes: Path, cache: Path, spec: SceneSpec = SPEC, generator: FrozenGenerator | None = None) -> Scenes:
