@@ -110,7 +110,7 @@ class Job:
         if self.event is None:
             return "Starting"
         text = self.event.stage
-        if self.event.total:
+        if self.event.total > 1:
             text += f", Step {self.event.step} of {self.event.total}"
         remaining = self.event.remaining_seconds
         if remaining is not None:
@@ -121,17 +121,12 @@ class Job:
         return text
 
 
-def is_source(image: bpy.types.Image) -> bool:
-    """Whether an image can be a picture to work from: no render that Blender keeps to itself, and no sheet of views."""
-    return image.type not in {"RENDER_RESULT", "COMPOSITING"} and images.SHEET_TAG not in image
-
-
 def picture_of(context: bpy.types.Context) -> bpy.types.Image | None:
     """The picture that Generate would take here: of this Image Editor, else the chosen one, else any open one."""
 
     def open_in(area: bpy.types.Area | None) -> bpy.types.Image | None:
         image = area.spaces.active.image if area is not None and area.type == "IMAGE_EDITOR" else None
-        return image if image is not None and is_source(image) else None
+        return image if image is not None and images.is_source(image) else None
 
     areas = context.screen.areas if context.screen else ()
     choices = [open_in(context.area), context.scene.turnaround.picture, *map(open_in, areas)]
@@ -213,7 +208,25 @@ def after_drawing(job: Job, image: bpy.types.Image, report: PictureReport) -> Jo
     pixels = images.read(image)
     wish = replace(job.wish, picture=image.name, size=(pixels.shape[1], pixels.shape[0]), drawn=report)
     settings = msgspec.structs.replace(job.settings, **subjects.settings_of(image))
-    return Job(job.pipeline, settings, pixels, wish, job.scene, job.undo, in_the_way=job.in_the_way)
+    extras = job.extra_pictures or further_pixels(wish)
+    return Job(job.pipeline, settings, pixels, wish, job.scene, job.undo, extras, in_the_way=job.in_the_way)
+
+
+def further_pixels(wish: Wish) -> tuple[NDArray[Any], ...]:
+    """The pixels of a result's further pictures, as they are now.
+
+    Raises:
+        TurnaroundError: `picture.missing`; as `images.read`.
+    """
+    gone = next((name for name in wish.further if name not in bpy.data.images), None)
+    if gone is not None:
+        raise TurnaroundError(
+            "picture.missing",
+            f'The picture "{gone}" is gone.',
+            "Choose it again, and generate.",
+            field="extra_pictures",
+        )
+    return tuple(images.read(bpy.data.images[name]) for name in wish.further)
 
 
 def _settings(scene: bpy.types.Scene, size: tuple[int, int], picture: bpy.types.Image | None) -> Settings:
@@ -362,8 +375,8 @@ def with_its_picture(job: Job) -> Job | None:
         return None
     try:
         pixels, matte = cutouts.read(picture)
-        extras = tuple(images.read(bpy.data.images[name]) for name in job.wish.further)
-    except (TurnaroundError, KeyError):
+        extras = further_pixels(job.wish)
+    except TurnaroundError:
         return None
     wish = replace(job.wish, size=(pixels.shape[1], pixels.shape[0]))
     return replace(

@@ -10,9 +10,9 @@ import gpu
 import numpy as np
 from gpu_extras.batch import batch_for_shader
 
-from .jobs import is_source
 from .scene import cutouts
 from .scene.cutouts import Cutout
+from .scene.images import is_source
 from .scene.subjects import Place
 from .screen import TAB
 

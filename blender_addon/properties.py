@@ -19,7 +19,7 @@ from bpy.types import PropertyGroup
 
 from . import engines, painters, screen
 from .protocol.messages import SINGLE_OBJECT
-from .scene import thumbnails
+from .scene import images, thumbnails
 
 RESOLUTIONS = {"DRAFT": 64, "STANDARD": 128, "FINE": 192}
 """Marching-cubes cells that each quality asks for."""
@@ -31,6 +31,15 @@ def _show_picture(settings: PropertyGroup, context: bpy.types.Context) -> None:
         settings.picture.preview_ensure()  # here, because drawing must not change anything
 
 
+def _preview(further: PropertyGroup, context: bpy.types.Context) -> None:
+    if further.picture is not None:
+        further.picture.preview_ensure()
+
+
+def _is_source(owner: PropertyGroup, image: bpy.types.Image) -> bool:
+    return images.is_source(image)
+
+
 def _redraw_pictures(settings: PropertyGroup, context: bpy.types.Context) -> None:
     screen.redraw_pictures()
 
@@ -38,7 +47,13 @@ def _redraw_pictures(settings: PropertyGroup, context: bpy.types.Context) -> Non
 class TURNAROUND_PG_further(PropertyGroup):
     """A further picture of the subject, and from where it was taken."""
 
-    picture: PointerProperty(name="Picture", description="Another picture of the same subject", type=bpy.types.Image)
+    picture: PointerProperty(
+        name="Picture",
+        description="Another picture of the same subject",
+        type=bpy.types.Image,
+        poll=_is_source,
+        update=_preview,
+    )
     azimuth: FloatProperty(
         name="Angle",
         description="How far around the subject its camera stood, counter-clockwise from above: 180° is from behind",
@@ -89,6 +104,7 @@ class TURNAROUND_PG_settings(PropertyGroup):
         name="Picture",
         description="The picture to work from; it may be unsaved, packed or painted",
         type=bpy.types.Image,
+        poll=_is_source,
         update=_show_picture,
     )
     further: CollectionProperty(type=TURNAROUND_PG_further)

@@ -20,21 +20,7 @@ class TURNAROUND_OT_generate(bpy.types.Operator):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         """Whether there is a source and nothing else runs."""
-        if not idle(cls):
-            return False
-        if context.scene.turnaround.source == "TEXT":
-            problem = painters.problem()
-            if problem is not None:
-                cls.poll_message_set(problem.sentence)
-            elif not context.scene.turnaround.prompt.strip():
-                cls.poll_message_set("Write what to draw first")
-            else:
-                return True
-            return False
-        if jobs.picture_of(context) is None:
-            cls.poll_message_set("Choose a picture first")
-            return False
-        return True
+        return idle(cls) and has_source(cls, context)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Starts the job; its results arrive by the timer."""
@@ -137,6 +123,21 @@ def idle(operator: type[bpy.types.Operator]) -> bool:
         operator.poll_message_set("A job is running")
         return False
     return True
+
+
+def has_source(operator: type[bpy.types.Operator], context: bpy.types.Context) -> bool:
+    """Whether there is a picture, or a text and what draws it; else says in the operator's tooltip what is missing."""
+    settings = context.scene.turnaround
+    if settings.source == "TEXT":
+        problem = painters.problem()
+        missing = (
+            problem.sentence if problem is not None else "" if settings.prompt.strip() else "Write what to draw first"
+        )
+    else:
+        missing = "" if jobs.picture_of(context) is not None else "Choose a picture first"
+    if missing:
+        operator.poll_message_set(missing)
+    return not missing
 
 
 def begin(operator: bpy.types.Operator, make: Callable[[], jobs.Job]) -> set[str]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import bpy
 
 from .. import jobs, screen
 from ..protocol.messages import MAX_EXTRA_PICTURES
-from .generate import begin, idle
+from .generate import begin, has_source, idle
+
+LIKELY_ANGLES = (180.0, 90.0, -90.0, 45.0, -45.0, 135.0, -135.0)
+"""From where artists draw a subject beside its front, in degrees: the back, its sides, and what is between them."""
 
 
 class TURNAROUND_OT_add_picture(bpy.types.Operator):
@@ -25,8 +30,10 @@ class TURNAROUND_OT_add_picture(bpy.types.Operator):
         return True
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        """Adds an empty place for it."""
-        context.scene.turnaround.further.add()
+        """Adds an empty place for it, with an angle that no other has."""
+        places = context.scene.turnaround.further
+        taken = {round(math.degrees(place.azimuth)) % 360 for place in places}
+        places.add().azimuth = math.radians(next((a for a in LIKELY_ANGLES if a % 360 not in taken), LIKELY_ANGLES[0]))
         return {"FINISHED"}
 
 
@@ -59,10 +66,7 @@ class TURNAROUND_OT_look_from_here(bpy.types.Operator):
         if jobs.looking_engine(context) is None:
             cls.poll_message_set("Choose an engine that draws views from anywhere, such as 3DiM")
             return False
-        if jobs.looked_at(context) is None and jobs.picture_of(context) is None:
-            cls.poll_message_set("Choose a picture first")
-            return False
-        return idle(cls)
+        return idle(cls) and (jobs.looked_at(context) is not None or has_source(cls, context))
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Starts the job; the image arrives by the timer."""

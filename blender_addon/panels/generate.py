@@ -11,8 +11,7 @@ from ..installation import Installation
 from ..jobs import Job, picture_of
 from ..mixins import PanelSection
 from ..operators.generate import label
-from ..protocol.errors import TurnaroundError
-from ..scene import cutouts, drawn, images, thumbnails
+from ..scene import cutouts, drawn, thumbnails
 from ..scene.stamps import stamp_of
 from . import further, widgets
 
@@ -47,7 +46,7 @@ class Generate(PanelSection):
         else:
             _draw_picture(layout, context, settings)
         engine = engines.chosen(context.scene)
-        further.draw_pictures(layout, settings, engine)
+        further.draw_pictures(layout, context, settings, engine)
         _draw_camera(layout, context, settings)
         if engine is not None:  # a backend that has not run yet has told of none
             layout.prop(settings, "engine")
@@ -139,7 +138,7 @@ def _draw_picture(layout: bpy.types.UILayout, context: bpy.types.Context, settin
     if picture is None:
         return
     _draw_thumbnail(column, picture)
-    problem = size_problem(picture)
+    problem = widgets.size_problem(picture)
     if problem is not None:
         widgets.wrapped(column, context, problem.sentence, icon="ERROR")
     _draw_warnings(column, context, picture)
@@ -166,16 +165,6 @@ def _draw_warnings(layout: bpy.types.UILayout, context: bpy.types.Context, pictu
             warnings += stamp.report.warnings
     for warning in warnings:
         widgets.wrapped(layout, context, warning, icon="ERROR")
-
-
-def size_problem(picture: bpy.types.Image) -> TurnaroundError | None:
-    """What is wrong with a picture's size, for pictures that are loaded; drawing must not load a file."""
-    try:
-        if picture.has_data:
-            images.check_size(*picture.size)
-    except TurnaroundError as error:
-        return error
-    return None
 
 
 def _draw_camera(layout: bpy.types.UILayout, context: bpy.types.Context, settings: bpy.types.PropertyGroup) -> None:

@@ -8,18 +8,32 @@ import bpy
 
 from .. import problems
 from ..protocol.errors import TurnaroundError
+from ..scene import images
 
 CHARACTER_WIDTH = 6.4
 """About the width of a character in Blender's interface font, in pixels at scale 1."""
 PADDING_CHARACTERS = 4
 """What a button needs beside its word, in characters."""
 
+DISMISS_WIDTH = 36.0
+"""What the cross beside a problem and the box around it take, in pixels at scale 1."""
 
-def wrapped(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, *, icon: str = "NONE") -> None:
-    """Text in as many labels as the region's width needs; Blender's labels do not wrap."""
+
+def wrapped(
+    layout: bpy.types.UILayout, context: bpy.types.Context, text: str, *, icon: str = "NONE", margin: float = 0.0
+) -> None:
+    """Text in as many labels as the region's width needs; Blender's labels do not wrap.
+
+    Args:
+        layout: what it is drawn in.
+        context: tells the width.
+        text: in one line or several.
+        icon: before the first line.
+        margin: what else takes of the width, in pixels at scale 1.
+    """
     region = context.region
     scale = context.preferences.system.ui_scale
-    width = (region.width if region else 300) / scale - (70 if icon != "NONE" else 50)
+    width = (region.width if region else 300) / scale - (70 if icon != "NONE" else 50) - margin
     column = layout.column(align=True)
     column.scale_y = 0.8
     for number, line in enumerate(textwrap.wrap(text, max(16, int(width / CHARACTER_WIDTH)))):
@@ -50,7 +64,7 @@ def problem(layout: bpy.types.UILayout, context: bpy.types.Context, error: Turna
     row = box.row()
     sentence = row.column()
     sentence.alert = True
-    wrapped(sentence, context, error.sentence, icon="ERROR")
+    wrapped(sentence, context, error.sentence, icon="ERROR", margin=DISMISS_WIDTH)
     row.operator("turnaround.dismiss_problem", text="", icon="X", emboss=False)
     if error.hint:
         wrapped(box, context, error.hint)
@@ -60,6 +74,16 @@ def problem(layout: bpy.types.UILayout, context: bpy.types.Context, error: Turna
     if remedy is not None and not there_already:
         buttons.operator(remedy.operator, text=remedy.label)
     buttons.operator("turnaround.copy_details")
+
+
+def size_problem(picture: bpy.types.Image) -> TurnaroundError | None:
+    """What is wrong with a picture's size, for pictures that are loaded; drawing must not load a file."""
+    try:
+        if picture.has_data:
+            images.check_size(*picture.size)
+    except TurnaroundError as error:
+        return error
+    return None
 
 
 def gigabytes(number: int) -> str:

@@ -30,6 +30,11 @@ SHEET_TAG = "turnaround_views"
 """Marks a contact sheet, which is no picture to work from."""
 
 
+def is_source(image: bpy.types.Image) -> bool:
+    """Whether an image can be a picture to work from: no render that Blender keeps to itself, and no sheet of views."""
+    return image.type not in {"RENDER_RESULT", "COMPOSITING"} and SHEET_TAG not in image
+
+
 def check_size(width: int, height: int) -> None:
     """Whether a picture of this size can be used.
 

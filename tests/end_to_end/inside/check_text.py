@@ -141,6 +141,25 @@ def test_drawn_picture_is_an_ordinary_source():
     clear()
 
 
+def test_further_pictures_go_with_the_one_that_is_drawn():
+    clear()
+    place = settings().further.add()
+    place.picture = images.write("behind.png", np.full((32, 32, 4), (20, 200, 20, 255), np.uint8))
+    generate()
+    finished()
+    (obj,) = results()
+    assert "From 180°: [20, 200, 20]." in stamps.stamp_of(obj).report.warnings
+
+    generate("another mug", seed=1)
+    session.current().job.extra_pictures = ()  # as in a Blender that fetches the job which an earlier one left
+    bpy.data.images.remove(place.picture)
+    wait(idle)
+    assert session.current().problem.code == "picture.missing", session.current().details()
+    session.current().dismiss()
+    settings().further.clear()
+    clear()
+
+
 def test_cancel_while_drawing_leaves_nothing():
     before = len(bpy.data.images)
     generate("slow")

@@ -16,6 +16,7 @@ PACKAGE = "bl_ext.user_default.turnaround"
 session, engines, jobs = (import_module(f"{PACKAGE}.{name}") for name in ("session", "engines", "jobs"))
 cameras, images, stamps = (import_module(f"{PACKAGE}.scene.{name}") for name in ("cameras", "images", "stamps"))
 messages = import_module(f"{PACKAGE}.protocol.messages")
+notes = import_module(f"{PACKAGE}.panels.further").notes
 
 FRONT, BACK = (200, 90, 40), (20, 60, 220)
 
@@ -68,6 +69,7 @@ def test_further_pictures_are_sent_with_their_directions():
     for _ in range(messages.MAX_EXTRA_PICTURES):
         assert bpy.ops.turnaround.add_picture() == {"FINISHED"}
     assert not bpy.ops.turnaround.add_picture.poll()
+    assert [round(math.degrees(place.azimuth)) for place in settings().further] == [180, 90, -90, 45]
     for index in (3, 2):
         bpy.ops.turnaround.remove_picture(index=index)
     first, empty = settings().further
@@ -83,6 +85,21 @@ def test_further_pictures_are_sent_with_their_directions():
     assert direction.elevation_deg is None
     assert stamp.further == ("back.png",)
     assert f"From 180°: {list(BACK)}." in stamp.report.warnings
+
+
+def test_what_is_likely_a_slip_is_said_at_the_further_picture():
+    place, empty = settings().further
+    assert notes(bpy.context, 0) == notes(bpy.context, 1) == []
+    empty.picture, empty.azimuth = place.picture, math.radians(-180.0)
+    assert [note.startswith("From the same direction") for note in notes(bpy.context, 1)] == [True]
+    empty.azimuth = math.radians(90.0)
+    assert [note.startswith("The same picture again") for note in notes(bpy.context, 1)] == [True]
+    empty.picture, empty.azimuth = settings().picture, 0.0
+    assert [note.startswith("From the same direction") for note in notes(bpy.context, 1)] == [True]
+    empty.picture, empty.azimuth = images.write("dot.png", np.full((8, 8, 4), 255, np.uint8)), math.radians(90.0)
+    assert notes(bpy.context, 1) == ["The picture is only 8 x 8 pixels."]
+    assert notes(bpy.context, 0) == []
+    empty.picture = None
 
 
 def test_a_rebuild_takes_them_from_the_earlier_job_or_from_here():
@@ -127,7 +144,7 @@ def test_a_view_is_drawn_from_where_the_viewport_looks():
     image = bpy.data.images[name]
     assert image.packed_file is not None
     assert tuple(image.size) == (64, 64)
-    assert jobs.is_source(image)  # it can be worked from in its turn
+    assert images.is_source(image)  # it can be worked from in its turn
     assert settings().looked == image  # the panel shows it
 
 
