@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import engines, painters
 from .properties import RESOLUTIONS
 from .protocol.errors import TurnaroundError
-from .protocol.messages import Direction, Event, Framing, Imagine, PictureReport, PipelineInfo, Settings
+from .protocol.messages import Direction, Event, Framing, Imagine, Option, PictureReport, PipelineInfo, Settings
 from .protocol.validation import check_engine, check_imagine, check_settings
 from .scene import cutouts, drawn, images, subjects
 from .scene.cameras import picture_view, viewport_direction
@@ -283,10 +283,10 @@ def looking_engine(context: bpy.types.Context) -> PipelineInfo | None:
 
 
 def looking(context: bpy.types.Context, view: bpy.types.RegionView3D) -> Job:
-    """The job that draws the view from where a 3D View looks: at the selected result, else at the 3D cursor.
+    """The job that draws the view from where a 3D View looks: at the selected result, else at what it would make.
 
     With the settings of the result's own engine, the views that it was made of come from the cache, and the new one
-    agrees with them.
+    agrees with them. Without a result it is the only one that is drawn.
 
     Raises:
         TurnaroundError: as `generation`; `engine.views`, the engine cannot.
@@ -296,10 +296,10 @@ def looking(context: bpy.types.Context, view: bpy.types.RegionView3D) -> Job:
         raise TurnaroundError(
             "engine.views", "No engine is there that draws views from anywhere.", "Choose another engine, such as 3DiM."
         )
-    frame_from_world = np.eye(4)
+    frame_from_world = None
     if stamp is None:
-        frame_from_world[:3, 3] = -np.array(scene.cursor.location)
         job = generation(context)
+        job.settings = msgspec.structs.replace(job.settings, options=_without_others(job.settings.options, engine))
     else:
         obj = context.active_object
         frame_from_world = np.array(obj.matrix_world.inverted())
@@ -314,6 +314,12 @@ def looking(context: bpy.types.Context, view: bpy.types.RegionView3D) -> Job:
     looks = (viewport_direction(view, frame_from_world),)
     settings = check_settings(msgspec.structs.replace(job.settings, variants=1, look_from=looks))
     return replace(job, pipeline=engine.name, settings=settings, undo="Look from Here", in_the_way="")
+
+
+def _without_others(options: dict[str, Option], engine: PipelineInfo) -> dict[str, Option]:
+    """An engine's settings for a view alone: none of those that a mesh needs come first, unless the artist says so."""
+    untouched = any(spec.name == "views" and options.get("views") == spec.default for spec in engine.options)
+    return options | {"views": 0} if untouched else options
 
 
 def rebuilding(obj: bpy.types.Object, stamp: Stamp, scene: bpy.types.Scene) -> Job:

@@ -6,6 +6,8 @@ import bpy
 
 TAB = "Turnaround"
 """The sidebar's tab that all panels are in."""
+LAYOUT_SECONDS = 0.1
+"""After which a new window has been drawn once."""
 
 
 def redraw() -> None:
@@ -38,6 +40,21 @@ def show_picture(context: bpy.types.Context, image: bpy.types.Image) -> bpy.type
         area.type = "IMAGE_EDITOR"
     area.spaces.active.image = image
     return area
+
+
+def fit(area: bpy.types.Area) -> None:
+    """Has an Image Editor show its picture as large as there is room for, as soon as it has been laid out."""
+    pointer = area.as_pointer()
+
+    def enlarge() -> None:
+        for window in bpy.context.window_manager.windows:
+            for there in window.screen.areas:  # it may be closed by now
+                if there.as_pointer() == pointer and there.type == "IMAGE_EDITOR":
+                    region = next(region for region in there.regions if region.type == "WINDOW")
+                    with bpy.context.temp_override(window=window, area=there, region=region):
+                        bpy.ops.image.view_all(fit_view=True)
+
+    bpy.app.timers.register(enlarge, first_interval=LAYOUT_SECONDS)
 
 
 def show_in_open_editor(image: bpy.types.Image) -> None:

@@ -217,7 +217,7 @@ class TURNAROUND_OT_show_views(bpy.types.Operator):
         """Uses an Image Editor that is open, else a new window."""
         from ..panels.result import views_of
 
-        screen.show_picture(context, views_of(context))
+        screen.fit(screen.show_picture(context, views_of(context)))
         return {"FINISHED"}
 
 

@@ -86,7 +86,7 @@ class TURNAROUND_OT_open_look(bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Shows it."""
-        screen.show_picture(context, context.scene.turnaround.looked)
+        screen.fit(screen.show_picture(context, context.scene.turnaround.looked))
         return {"FINISHED"}
 
 

@@ -37,14 +37,16 @@ def direction_of(towards: Array) -> Direction:
     )
 
 
-def viewport_direction(view: bpy.types.RegionView3D, frame_from_world: Array) -> Direction:
-    """From where a 3D View looks at an object.
+def viewport_direction(view: bpy.types.RegionView3D, frame_from_world: Array | None = None) -> Direction:
+    """From where a 3D View looks at an object, or would if it were in the middle of it.
 
     Args:
         view: of the 3D View.
-        frame_from_world: affine [4, 4] to the object frame.
+        frame_from_world: affine [4, 4] to the object frame; None if there is no object yet.
     """
     world_from_camera = np.array(view.view_matrix.inverted())
+    if frame_from_world is None:
+        return direction_of(world_from_camera[:3, 2])
     if view.is_perspective:
         return direction_of((frame_from_world @ world_from_camera[:, 3])[:3])
     return direction_of(frame_from_world[:3, :3] @ world_from_camera[:3, 2])  # a Blender camera looks down its -Z

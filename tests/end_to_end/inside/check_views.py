@@ -148,11 +148,11 @@ def test_a_view_is_drawn_from_where_the_viewport_looks():
     assert settings().looked == image  # the panel shows it
 
 
-def test_without_a_result_it_looks_at_the_cursor_with_the_chosen_picture():
+def test_without_a_result_it_is_of_the_chosen_picture_wherever_the_viewport_is():
     for obj in results():
         bpy.data.objects.remove(obj)
     bpy.context.scene.cursor.location = (1.0, 2.0, 3.0)
-    job = jobs.looking(bpy.context, viewport(-120.0, 60.0, towards=(1.0, 2.0, 3.0)))
+    job = jobs.looking(bpy.context, viewport(-120.0, 60.0, towards=(0.0, -4.0, 0.5)))
     (direction,) = job.settings.look_from
     assert abs(direction.azimuth_deg + 120.0) < 1e-2
     assert abs(direction.elevation_deg - 60.0) < 1e-2
@@ -162,6 +162,14 @@ def test_without_a_result_it_looks_at_the_cursor_with_the_chosen_picture():
     finished()
     assert len(looked()) == 2
     assert not results()
+
+
+def test_no_other_view_is_drawn_with_it_unless_the_artist_asks_for_some():
+    settings().engine_name = "3dim"
+    view = viewport(30.0, 20.0, towards=(1.0, 2.0, 3.0))
+    assert jobs.looking(bpy.context, view).settings.options["views"] == 0
+    getattr(bpy.context.scene, engines.attribute("3dim")).views = 3
+    assert jobs.looking(bpy.context, view).settings.options["views"] == 3
 
 
 def test_engines_of_one_picture_are_sent_one():
