@@ -188,11 +188,15 @@ def test_a_cancelled_job_stops_within_a_step(pipeline: ThreeDim) -> None:
 def test_quality_is_what_the_options_do_not_say() -> None:
     for quality, effort in QUALITIES.items():
         settings = Settings(quality=quality)
-        assert (chosen_views(settings), chosen_sampling(settings, 3).steps) == (effort.views, effort.steps)
+        assert chosen_views(settings) == effort.views
+        published = chosen_sampling(settings, 3, "xunet-srn64")
+        assert (published.steps, published.sampler) == (effort.steps, "ddim")
+        own = chosen_sampling(settings, 3)
+        assert (own.steps, own.sampler) == (effort.steps // 2, "ancestral")
     defaults = Settings(options={spec.name: spec.default for spec in OPTIONS})
     assert chosen_sampling(defaults, 3) == chosen_sampling(Settings(), 3)
     assert chosen_views(defaults) == chosen_views(Settings())
-    options = {"views": 0, "steps": 256, "guidance": 2.0, "sampler": "ancestral", "conditioning": "input", "batch": 4}
+    options = {"views": 0, "steps": 256, "guidance": 2.0, "sampler": "ddim", "conditioning": "input", "batch": 4}
     sampling = chosen_sampling(Settings(options=options), 1)
     assert chosen_views(Settings(options=options)) == 0
     assert {"views": 0} | {name: getattr(sampling, name) for name in options if name != "views"} == options

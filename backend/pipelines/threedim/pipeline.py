@@ -34,7 +34,7 @@ OPTIONS = (
     OptionSpec(
         name="steps",
         label="Steps",
-        description="Denoising steps of each view; 0 takes what the quality asks for, 256 is the paper's",
+        description="Denoising steps of each view; 0 takes what quality and weights ask for, 256 is the paper's",
         default=0,
         minimum=0,
         maximum=1000,
@@ -50,9 +50,10 @@ OPTIONS = (
     OptionSpec(
         name="sampler",
         label="Sampler",
-        description="How noise is taken off: ddim in few steps, ancestral as in the paper, in many",
-        default="ddim",
-        choices=("ddim", "ancestral"),
+        description="How noise is taken off: ancestral as in the paper, where every step can still mend what the ones "
+        "before it did, or ddim; auto takes what suits the weights",
+        default=AUTO,
+        choices=(AUTO, "ddim", "ancestral"),
     ),
     OptionSpec(
         name="conditioning",

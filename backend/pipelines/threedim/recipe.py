@@ -22,7 +22,7 @@ from backend.generators.xunet.worlds import World
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.geometry.overpaint import paint_over
-from backend.pipelines.choosing import TINY
+from backend.pipelines.choosing import AUTO, TINY
 from backend.pipelines.one2345.selection import view_cameras
 from backend.pipelines.shaping import NO_VIEWS, Made, finish
 from backend.pipelines.shipped import EXCESS
@@ -62,6 +62,13 @@ class Effort:
 
 
 QUALITIES = {"draft": Effort(4, 16), "standard": Effort(8, 32), "fine": Effort(16, 64)}
+
+TINY_SAMPLER: Sampler = "ancestral"
+"""With noise anew at every step, all views that a step looks at have a say in the next; without, the first few decide.
+Views agree better for it, see docs/results.md."""
+
+TINY_STEPS = 0.5
+"""Of a quality's steps, those that suit the small weights: more draw bolder views, which agree less."""
 
 
 class ThreeDimRecipe:
@@ -157,11 +164,14 @@ def chosen_sampling(settings: Settings, seed: int, weights: str = TINY) -> Sampl
     options = settings.options
     guidance = float(options.get("guidance", -1.0))
     world = World(float(options.get("picture_azimuth", 0.0)), float(options.get("camera_distance", 0.0)))
+    own = (TINY_STEPS, 0.0, TINY_SAMPLER) if weights == TINY else (1.0, PUBLISHED_GUIDANCE, "ddim")
+    share, own_guidance, own_sampler = own
+    sampler = options.get("sampler", AUTO)
     return Sampling(
         seed=seed,
-        steps=int(options.get("steps", 0)) or QUALITIES[settings.quality].steps,
-        guidance=guidance if guidance >= 0 else 0.0 if weights == TINY else PUBLISHED_GUIDANCE,
-        sampler=cast(Sampler, options.get("sampler", "ddim")),
+        steps=int(options.get("steps", 0)) or round(share * QUALITIES[settings.quality].steps),
+        guidance=guidance if guidance >= 0 else own_guidance,
+        sampler=cast(Sampler, own_sampler if sampler == AUTO else sampler),
         conditioning=cast(Conditioning, options.get("conditioning", "stochastic")),
         batch=int(options.get("batch", 1)),
         world=World() if weights == TINY else world,
