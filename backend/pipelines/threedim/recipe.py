@@ -36,7 +36,7 @@ from protocol.messages import Direction, Settings
 
 TINY_SHARE, DRAWN_SHARE = 0.0, 0.4
 """What the shape from all views counts beside the shape from the pictures alone: with the small weights, whose views
-have the pictures' outlines and not their colours, and with others. See docs/results.md."""
+have the right colours and too rough outlines, and with others. See docs/results.md."""
 
 DRAWN_TRUST = 0.005
 """See `paint`: views of 64 pixels have the right colours and not the details."""
