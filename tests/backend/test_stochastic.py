@@ -16,7 +16,7 @@ from backend.generators.xunet import stochastic
 from backend.generators.xunet.config import SRN64, TINY, XUNetConfig
 from backend.generators.xunet.generator import XUNetGenerator, view_noise
 from backend.generators.xunet.sampling import make_condition
-from backend.generators.xunet.stochastic import PairPoses, PoolGenerator, choices, preferences
+from backend.generators.xunet.stochastic import PairPoses, PoolGenerator, choices
 from backend.geometry import batched
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
@@ -97,7 +97,7 @@ def test_what_the_network_is_given_at_each_step(generator: PoolGenerator, monkey
     drawn = draw(generator, pool, RING[:2], steps=steps)
     everything = pool + ViewSet(drawn[:1].astype(np.uint8), (RING[0],))
     cameras = batched.camera_tensor([*everything.cameras, RING[1]])
-    chosen = choices(view_noise(5, FRONT, RING[1]), torch.ones(3), steps).tolist()
+    chosen = choices(view_noise(5, FRONT, RING[1]), 3, steps).tolist()
     assert set(chosen) == {0, 1, 2}
     for step, number in enumerate(chosen):
         pair = cameras[[number, 3]][None]
@@ -116,32 +116,15 @@ def test_what_the_network_is_given_at_each_step(generator: PoolGenerator, monkey
 
 def test_choices_are_even_and_those_of_a_view_its_own() -> None:
     sources = [view_noise(3, FRONT, FRONT.moved(azimuth_deg=float(a))) for a in range(200)]
-    drawn = torch.stack([choices(source, torch.ones(5), 64) for source in sources])
-    assert torch.equal(drawn[7], choices(view_noise(3, FRONT, FRONT.moved(azimuth_deg=7.0)), torch.ones(5), 64))
+    drawn = torch.stack([choices(source, 5, 64) for source in sources])
+    assert torch.equal(drawn[7], choices(view_noise(3, FRONT, FRONT.moved(azimuth_deg=7.0)), 5, 64))
     shares = torch.bincount(drawn.flatten(), minlength=5) / drawn.numel()
     assert (shares - 0.2).abs().max() < 0.02
     assert len({tuple(row.tolist()) for row in drawn}) == 200
     noise = torch.randn(4, generator=view_noise(3, FRONT, RING[0]))
     source = view_noise(3, FRONT, RING[0])
-    choices(source, torch.ones(5), 64)
+    choices(source, 5, 64)
     assert torch.equal(torch.randn(4, generator=source), noise)  # whatever the pool
-
-
-def test_near_pictures_are_preferred_as_much_as_is_asked_for(
-    generator: PoolGenerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pool, view = pictures(0, 1, 2), FRONT.moved(azimuth_deg=80.0)
-    even, near = (preferences(pool.cameras, view, nearness) for nearness in (0.0, 30.0))
-    assert torch.equal(even, torch.ones(3, dtype=torch.float64))
-    assert (near.argmax(), near[1] / near.sum() > 0.999) == (1, True)
-
-    given = []
-    monkeypatch.setattr(
-        stochastic, "choices", lambda source, weights, steps: given.append(weights) or torch.ones(steps).long()
-    )
-    draw(generator, pool, [view, view.moved(azimuth_deg=1.0)], nearness=30.0)
-    assert torch.equal(given[0], near)
-    assert given[1].argmax() == 3  # the view that is finished
 
 
 def test_one_picture_alone_is_what_the_plain_generator_draws(tmp_path: Path, generator: PoolGenerator) -> None:

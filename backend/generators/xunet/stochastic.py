@@ -81,7 +81,6 @@ class PoolGenerator:
         sampler: Sampler = "ddim",
         conditioning: Conditioning = "stochastic",
         batch: int = 1,
-        nearness: float = 0.0,
         world: World = World(),
     ) -> ViewSet:
         """The object of the pool's pictures from each of `cameras`, in this order.
@@ -104,8 +103,6 @@ class PoolGenerator:
                 the difference between the two pictures that they were conditioned on: it is for one picture only.
             conditioning: "input" leaves finished views out of the pool.
             batch: targets that advance together.
-            nearness: how much a step prefers pictures from near the view that it draws, see `preferences`; 0 is the
-                paper's even choice.
             world: where the pool's first camera stands in the world that the network knows.
 
         Returns:
@@ -127,10 +124,7 @@ class PoolGenerator:
         for start, group in zip(range(0, total, steps), groups, strict=True):
             noises = [view_noise(seed, pool.cameras[0], cameras[target]) for target in group]
             places = [len(pool) + target for target in group]
-            weights = [preferences((*pool.cameras, *cameras)[: len(known)], cameras[t], nearness) for t in group]
-            drawing = self._together(
-                known, poses, places, weights, noises, steps=steps, guidance=guidance, sampler=sampler
-            )
+            drawing = self._together(known, poses, places, noises, steps=steps, guidance=guidance, sampler=sampler)
             for step, (z, estimate) in enumerate(drawing, start=1):  # noqa: B007  (the last one drawn is the result)
                 show = step % PREVIEW_EVERY == 0 or step == steps
                 preview = Preview(views=np.concatenate([drawn, decode_images(estimate)])) if show else None
@@ -146,7 +140,6 @@ class PoolGenerator:
         known: Tensor,
         poses: PairPoses,
         places: Sequence[int],
-        weights: Sequence[Tensor],
         noises: Sequence[torch.Generator],
         *,
         steps: int,
@@ -159,13 +152,12 @@ class PoolGenerator:
             known: the pool, [P, C, S, S].
             poses: of all cameras.
             places: N.
-            weights: of the pictures for each view, N times [P].
             noises: N.
             steps: see `draw`.
             guidance: see `draw`.
             sampler: see `draw`.
         """
-        chosen = torch.stack([choices(n, own, steps) for n, own in zip(noises, weights, strict=True)], dim=1)
+        chosen = torch.stack([choices(noise, len(known), steps) for noise in noises], dim=1)
         z = draw_noise(self.config, noises, self.device)
         unconditional = draw_noise(self.config, noises, self.device) if guidance else z[:0]
 
@@ -184,33 +176,15 @@ class PoolGenerator:
         return pictures.to(self.device)
 
 
-def choices(source: torch.Generator, weights: Tensor, steps: int) -> Tensor:
-    """Which of the pool's pictures a view is given at each step, [steps] int64.
+def choices(source: torch.Generator, count: int, steps: int) -> Tensor:
+    """Which of `count` pictures a view is given at each step, [steps] int64, evenly.
 
     Args:
         source: of the view's noise; its seed alone is looked at, so that the noise does not depend on the pool.
-        weights: of the pictures, [P]; equal ones are the paper's.
+        count: pictures in the pool.
         steps: denoising steps.
     """
-    return torch.multinomial(weights, steps, replacement=True, generator=noise_source(source.initial_seed()))
-
-
-def preferences(pictures: Sequence[Camera], view: Camera, nearness: float) -> Tensor:
-    """Weights of the pool's pictures for a view: exp(nearness * cosine of the angle between the directions).
-
-    An even choice asks the pictures from near and those from far equally often. What a network of any size knows of a
-    view it knows from near ones, so that the more there are in the pool, the less an even choice hears of them.
-
-    Args:
-        pictures: cameras of P pictures.
-        view: that is drawn.
-        nearness: 0 for equal weights.
-
-    Returns:
-        float64 [P].
-    """
-    directions = np.stack([camera.position / camera.distance for camera in (*pictures, view)])
-    return torch.from_numpy(np.exp(nearness * (directions[:-1] @ directions[-1])))
+    return torch.randint(count, (steps,), generator=noise_source(source.initial_seed()))
 
 
 class PairPoses:

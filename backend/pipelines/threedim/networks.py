@@ -36,7 +36,6 @@ class Sampling:
         sampler: one that bears another picture at every step.
         conditioning: on the whole pool, or on what it began with.
         batch: views that advance together.
-        nearness: how much a step prefers pictures from near its view; 0 is the paper's even choice.
         world: where the first picture's camera stands in the world that the network knows.
     """
 
@@ -46,7 +45,6 @@ class Sampling:
     sampler: Sampler = "ddim"
     conditioning: Conditioning = "stochastic"
     batch: int = 1
-    nearness: float = 0.0
     world: World = field(default_factory=World)
 
 
@@ -115,7 +113,6 @@ class Networks(ShippedNetworks):
                     sampler=sampling.sampler,
                     conditioning=sampling.conditioning,
                     batch=sampling.batch,
-                    nearness=sampling.nearness,
                     world=sampling.world,
                 )
                 return {"images": drawn.images}

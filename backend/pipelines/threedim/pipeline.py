@@ -64,15 +64,6 @@ OPTIONS = (
         choices=("stochastic", "input"),
     ),
     OptionSpec(
-        name="nearness",
-        label="Nearness",
-        description="How much a step prefers pictures and finished views from near the view that it draws; 0 chooses "
-        "evenly, as in the paper, -1 takes what suits the weights",
-        default=-1.0,
-        minimum=-1.0,
-        maximum=20.0,
-    ),
-    OptionSpec(
         name="batch",
         label="Drawn Together",
         description="Views that are drawn at the same time and do not see each other; 1 is the paper's, more are "

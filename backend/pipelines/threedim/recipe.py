@@ -67,9 +67,6 @@ TINY_SAMPLER: Sampler = "ancestral"
 """With noise anew at every step, all views that a step looks at have a say in the next; without, the first few decide.
 Views agree better for it, see docs/results.md."""
 
-TINY_NEARNESS = 3.0
-"""Views agree by two decibels better than with an even choice, see docs/results.md."""
-
 TINY_STEPS = 0.5
 """Of a quality's steps, those that suit the small weights: more draw bolder views, which agree less."""
 
@@ -167,15 +164,15 @@ def chosen_sampling(settings: Settings, seed: int, weights: str = TINY) -> Sampl
     options = settings.options
     guidance = float(options.get("guidance", -1.0))
     world = World(float(options.get("picture_azimuth", 0.0)), float(options.get("camera_distance", 0.0)))
-    tiny = weights == TINY
-    sampler, nearness = options.get("sampler", AUTO), float(options.get("nearness", -1.0))
+    own = (TINY_STEPS, 0.0, TINY_SAMPLER) if weights == TINY else (1.0, PUBLISHED_GUIDANCE, "ddim")
+    share, own_guidance, own_sampler = own
+    sampler = options.get("sampler", AUTO)
     return Sampling(
         seed=seed,
-        steps=int(options.get("steps", 0)) or round((TINY_STEPS if tiny else 1) * QUALITIES[settings.quality].steps),
-        guidance=guidance if guidance >= 0 else 0.0 if tiny else PUBLISHED_GUIDANCE,
-        sampler=cast(Sampler, (TINY_SAMPLER if tiny else "ddim") if sampler == AUTO else sampler),
+        steps=int(options.get("steps", 0)) or round(share * QUALITIES[settings.quality].steps),
+        guidance=guidance if guidance >= 0 else own_guidance,
+        sampler=cast(Sampler, own_sampler if sampler == AUTO else sampler),
         conditioning=cast(Conditioning, options.get("conditioning", "stochastic")),
         batch=int(options.get("batch", 1)),
-        nearness=nearness if nearness >= 0 else TINY_NEARNESS if tiny else 0.0,
         world=World() if weights == TINY else world,
     )
