@@ -28,7 +28,7 @@ from backend.pipelines.ouroboros3d.feedback import maps_seen
 from backend.reconstructors.lgm.config import OUROBOROS3D, LGMConfig
 from backend.reconstructors.lgm.network import LGM
 from backend.reconstructors.lgm.rays import network_input
-from backend.training.data.meshes import find_meshes
+from backend.training.data.meshes import split_meshes
 from backend.training.data.rounds import RoundBatch, Rounds, RoundSpec
 from backend.training.loop import LoopConfig
 from backend.training.loop import train as run_loop
@@ -37,7 +37,6 @@ from backend.training.ouroboros3d import SCORED_SIGMAS, Ouroboros3DConfig, unit
 from backend.training.ouroboros3d_start import GENERATOR, RECONSTRUCTOR, Start, load_start
 from backend.training.published import own_device
 from backend.weights.store import load_into, save_weights
-from protocol.errors import TurnaroundError
 
 NAME = "ouroboros3d-published"
 
@@ -261,11 +260,7 @@ def train(
         TurnaroundError: `train.device`, `meshes.none`, `train.no_split`; of the start, as `load_start`.
     """
     where = own_device(device)
-    files = find_meshes(meshes)
-    members = {split: [file for file in files if file.split == split] for split in ("train", "val")}
-    for split, own in members.items():
-        if not own:
-            raise TurnaroundError("train.no_split", f"There is no mesh in the {split} split.", "Add more meshes.")
+    members = split_meshes(meshes)
     log(f"{len(members['train'])} meshes to train on, {len(members['val'])} to validate")
     torch.manual_seed(training.seed)
     model, reconstructor = load_start(start, training.rounds.size, training.reconstructor, log)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from backend.reconstructors.sparseneus.network import SparseNeuS
-from backend.training.data.meshes import find_meshes
+from backend.training.data.meshes import split_meshes
 from backend.training.data.scenes import FrozenGenerator, Scenes, SceneSpec
 from backend.training.loop import LoopConfig
 from backend.training.loop import train as run_loop
@@ -123,14 +123,9 @@ def train(
         TurnaroundError: `train.device`, `meshes.none`, `train.no_split`; of the generator, as `load_components`.
     """
     where = own_device(device)
-    files = find_meshes(meshes)
+    members = split_meshes(meshes)
     generator = FrozenGenerator(zero123, where) if zero123 is not None else None
-    data = {}
-    for split in ("train", "val"):
-        members = [file for file in files if file.split == split]
-        if not members:
-            raise TurnaroundError("train.no_split", f"There is no mesh in the {split} split.", "Add more meshes.")
-        data[split] = Scenes(members, training.scenes, cache, where, generator, log)
+    data = {split: Scenes(files, training.scenes, cache, where, generator, log) for split, files in members.items()}
     log(f"{len(data['train'].files)} meshes to train on, {len(data['val'].files)} to validate")
     if generator is None:
         log("no Zero123: all views are rendered, and the reconstructor will trust drawn ones more than they are worth")

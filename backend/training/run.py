@@ -16,7 +16,7 @@ from backend.training.batches import EpisodeTensors
 from backend.training.data.drawn import draw_episodes
 from backend.training.data.episodes import EpisodeSpec, OrbitSpec, build
 from backend.training.data.feedback import build_feedback
-from backend.training.data.meshes import find_meshes
+from backend.training.data.meshes import split_meshes
 from backend.training.loop import LoopConfig
 from backend.training.loop import train as run_loop
 from backend.training.orbits import OrbitTensors, mirrorable
@@ -172,11 +172,7 @@ def train(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise TurnaroundError("train.device", "There is no CUDA device here.", "Use --device cpu.", field="device")
-    files = find_meshes(meshes)
-    groups = {split: [f for f in files if f.split == split] for split in ("train", "val")}
-    for split, members in groups.items():
-        if not members:
-            raise TurnaroundError("train.no_split", f"There is no mesh in the {split} split.", "Add more meshes.")
+    groups = split_meshes(meshes)
     log(f"{len(groups['train'])} meshes to train on, {len(groups['val'])} to validate; rendering what is not cached")
     if name == ZERO123:
         from backend.training.zero123 import Zero123Training, train_zero123

@@ -20,7 +20,7 @@ from backend.generators.xunet.network import XUNet
 from backend.generators.xunet.worlds import told_intrinsics
 from backend.training.batches import Batch, EpisodeTensors
 from backend.training.data.episodes import EpisodeSpec, build
-from backend.training.data.meshes import find_meshes
+from backend.training.data.meshes import split_meshes
 from backend.training.data.srn import VALIDATION, SrnPictures, find_objects, is_srn
 from backend.training.loop import LoopConfig
 from backend.training.loop import train as run_loop
@@ -201,10 +201,6 @@ def _data(folder: Path, training: ThreeDimTraining, cache: Path, device: str) ->
         members = {"train": [thing for thing in objects if thing not in val], "val": val}
         data = {split: SrnPictures(things, config.size, device) for split, things in members.items()}
         return data, replace(config, camera_distance=data["train"].camera_distance())
-    files = find_meshes(folder)
-    for split in ("train", "val"):
-        chosen_files = [file for file in files if file.split == split]
-        if not chosen_files:
-            raise TurnaroundError("train.no_split", f"There is no mesh in the {split} split.", "Add more meshes.")
-        data[split] = EpisodeTensors(build(chosen_files, EpisodeSpec(size=config.size), cache), device)
+    spec = EpisodeSpec(size=config.size)
+    data = {split: EpisodeTensors(build(files, spec, cache), device) for split, files in split_meshes(folder).items()}
     return data, replace(config, camera_distance=0.0)

@@ -62,6 +62,20 @@ def find_meshes(folder: Path) -> list[MeshFile]:
     return files
 
 
+def split_meshes(folder: Path) -> dict[str, list[MeshFile]]:
+    """Those to train on ("train") and those to validate with ("val"), see `find_meshes`.
+
+    Raises:
+        TurnaroundError: `meshes.none`; `train.no_split`, if there are none of one kind.
+    """
+    files = find_meshes(folder)
+    splits = {split: [file for file in files if file.split == split] for split in ("train", "val")}
+    for split, members in splits.items():
+        if not members:
+            raise TurnaroundError("train.no_split", f"There is no mesh in the {split} split.", "Add more meshes.")
+    return splits
+
+
 def load_mesh(path: Path) -> Mesh:
     """Reads a mesh, centres its bounding box and scales its farthest vertex to 0.5.
 
