@@ -98,6 +98,13 @@ def sampling_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def picture_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What pictures are encoded and decoded in, beside a U-Net of some type: bfloat16's eight bits show as bands."""
+    import torch
+
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
 def _memory_total() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

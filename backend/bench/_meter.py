@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from typing import Any, TypeVar
 
 import numpy as np
@@ -50,6 +51,11 @@ def timed(device: str, function: Callable[[], T]) -> tuple[float, T]:
     start = finished(device)
     result = function()
     return finished(device) - start, result
+
+
+def medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each number, over runs that give the same."""
+    return {name: median(run[name] for run in runs) for name in runs[0]}
 
 
 def matmul_rate(device: str, side: int = 8192, rounds: int = 20) -> float:

@@ -8,7 +8,6 @@ finds little, and the elevation that the picture itself suggests is what is buil
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
 import msgspec
@@ -22,6 +21,7 @@ from backend.bench._meter import (
     forget_peak,
     gpu,
     matmul_rate,
+    medians,
     operations,
     peak_gibibytes,
     picture,
@@ -29,7 +29,7 @@ from backend.bench._meter import (
     watched,
 )
 from backend.bench.reconstruction import with_surface
-from backend.devices import sampling_dtype
+from backend.devices import picture_dtype, sampling_dtype
 from backend.elevation.matching import match_views
 from backend.generators.zero123 import published
 from backend.generators.zero123.components import Components, NoiseConfig
@@ -90,8 +90,7 @@ def measure(device: str | None = None, sizes: Sizes | None = None) -> dict[str, 
     forget_peak(device)
     recipe = RandomWeights(sizes, device)
     work = operations(recipe.run)  # warms up as well
-    runs = [recipe.run() for _ in range(ROUNDS)]
-    result = {name: median(run[name] for run in runs) for name in runs[0]}
+    result = medians([recipe.run() for _ in range(ROUNDS)])
     peak = peak_gibibytes(device)
     unet = watched(device, {"unet": recipe.generator.components.unet}, recipe.run)["unet"]
     return result | {
@@ -132,7 +131,7 @@ class RandomWeights(Published):
 def random_zero123(sizes: Sizes, device: str) -> Components:
     """New networks, made where they are to be."""
     dtype = sampling_dtype(torch.device(device))
-    picture_dtype = torch.float32 if dtype == torch.bfloat16 else dtype  # as `load_components` has it
+    of_pictures = picture_dtype(dtype)
     with torch.device(device):
         unet: Any = UNet2DConditionModel(**sizes.unet)
         vae: Any = AutoencoderKL(**sizes.vae)
@@ -141,8 +140,8 @@ def random_zero123(sizes: Sizes, device: str) -> Components:
     noise = msgspec.convert(published.SCHEDULER, NoiseConfig)
     return Components(
         unet=alive(unet).to(dtype),
-        vae=alive(vae).to(picture_dtype),
-        image_encoder=alive(image_encoder).to(picture_dtype),
+        vae=alive(vae).to(of_pictures),
+        image_encoder=alive(image_encoder).to(of_pictures),
         cc_projection=alive(projection),
         noise=noise,
         pose="relative",

@@ -19,6 +19,7 @@ from backend.bench._meter import (
     forget_peak,
     gpu,
     matmul_rate,
+    medians,
     operations,
     peak_gibibytes,
     picture,
@@ -26,7 +27,7 @@ from backend.bench._meter import (
     watched,
 )
 from backend.bench.fusion import bumpy_ball
-from backend.devices import sampling_dtype
+from backend.devices import picture_dtype, sampling_dtype
 from backend.generators.multiview_svd import config as multiview
 from backend.generators.multiview_svd.cameras import network_cameras
 from backend.generators.multiview_svd.config import MultiviewConfig
@@ -94,8 +95,7 @@ def measure(device: str | None = None, sizes: Sizes | None = None) -> dict[str, 
     forget_peak(device)
     networks = RandomNetworks(sizes, device)
     work = operations(networks.run)  # warms up as well
-    runs = [networks.run() for _ in range(ROUNDS)]
-    result = {name: median(run[name] for run in runs) for name in runs[0]}
+    result = medians([networks.run() for _ in range(ROUNDS)])
     peak = peak_gibibytes(device)
     model = networks.generator.model
     decoder = {"decoder": model.vae.vae.decoder} if isinstance(model.vae, VideoVAE) else {}
@@ -161,13 +161,13 @@ class RandomNetworks(Networks):
 def random_generator(sizes: Sizes, device: str) -> MultiviewModel:
     """New networks, made where they are to be."""
     dtype = sampling_dtype(torch.device(device))
-    picture_dtype = torch.float32 if dtype == torch.bfloat16 else dtype  # as `load_published` has it
+    of_pictures = picture_dtype(dtype)
     with torch.device(device):
         model = MultiviewModel(
             sizes.generator,
             network=MultiviewUNet(sizes.generator).to(dtype),
-            image_encoder=make_image_encoder(sizes.generator).to(picture_dtype),
-            vae=VideoVAE(AutoencoderKLTemporalDecoder(**sizes.vae), picture_dtype),
+            image_encoder=make_image_encoder(sizes.generator).to(of_pictures),
+            vae=VideoVAE(AutoencoderKLTemporalDecoder(**sizes.vae), of_pictures),
         )
     return alive(model)
 

@@ -19,6 +19,7 @@ import msgspec
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
 
+from backend.devices import picture_dtype
 from backend.generators.zero123.components import load_image_encoder, load_network
 from backend.weights.layouts.parts import read_json
 from backend.weights.store import load_into, read_typed_config
@@ -117,12 +118,12 @@ def begin_with_video(video: Path, size: int = OUROBOROS3D.size) -> MultiviewMode
 
 
 def _with_encoders(video: Path, config: MultiviewConfig, network: MultiviewUNet, dtype: torch.dtype) -> MultiviewModel:
-    picture_dtype = torch.float32 if dtype == torch.bfloat16 else dtype
-    image_encoder = load_image_encoder(video / "image_encoder", picture_dtype)
+    of_pictures = picture_dtype(dtype)
+    image_encoder = load_image_encoder(video / "image_encoder", of_pictures)
     if image_encoder.config.projection_dim != config.context:
         why = f"the image encoder gives {image_encoder.config.projection_dim} numbers, the U-Net takes {config.context}"
         raise _mismatch(video / "image_encoder" / "config.json", why)
-    vae = VideoVAE(load_network(AutoencoderKLTemporalDecoder, video / "vae", torch.float32), picture_dtype)
+    vae = VideoVAE(load_network(AutoencoderKLTemporalDecoder, video / "vae", torch.float32), of_pictures)
     model = MultiviewModel(config, network=network, image_encoder=image_encoder, vae=vae)
     return model.eval().requires_grad_(False)
 

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
+from backend.devices import picture_dtype
 from backend.weights.components import load_and_check
 from protocol.errors import TurnaroundError
 
@@ -94,13 +95,13 @@ def load_components(folder: Path, dtype: torch.dtype = torch.float32) -> Compone
         TurnaroundError: `weights.missing`; `weights.damaged`; `weights.mismatch` if a key is missing or has another
             shape, which its details name, or if it is another model.
     """
-    picture_dtype = torch.float32 if dtype == torch.bfloat16 else dtype
+    of_pictures = picture_dtype(dtype)
     noise = _read(folder / "scheduler" / "scheduler_config.json", NoiseConfig)
     projection, pose = _load_projection(folder)
     components = Components(
         unet=load_network(UNet2DConditionModel, folder / "unet", dtype),
-        vae=load_network(AutoencoderKL, folder / "vae", picture_dtype),
-        image_encoder=load_image_encoder(folder / "image_encoder", picture_dtype),
+        vae=load_network(AutoencoderKL, folder / "vae", of_pictures),
+        image_encoder=load_image_encoder(folder / "image_encoder", of_pictures),
         cc_projection=projection,
         noise=noise,
         pose=pose,
