@@ -164,15 +164,13 @@ def chosen_sampling(settings: Settings, seed: int, weights: str = TINY) -> Sampl
     options = settings.options
     guidance = float(options.get("guidance", -1.0))
     world = World(float(options.get("picture_azimuth", 0.0)), float(options.get("camera_distance", 0.0)))
-    own = (TINY_STEPS, 0.0, TINY_SAMPLER) if weights == TINY else (1.0, PUBLISHED_GUIDANCE, "ddim")
-    share, own_guidance, own_sampler = own
-    sampler = options.get("sampler", AUTO)
+    sampler, tiny = options.get("sampler", AUTO), weights == TINY
     return Sampling(
         seed=seed,
-        steps=int(options.get("steps", 0)) or round(share * QUALITIES[settings.quality].steps),
-        guidance=guidance if guidance >= 0 else own_guidance,
-        sampler=cast(Sampler, own_sampler if sampler == AUTO else sampler),
+        steps=int(options.get("steps", 0)) or round((TINY_STEPS if tiny else 1) * QUALITIES[settings.quality].steps),
+        guidance=guidance if guidance >= 0 else 0.0 if tiny else PUBLISHED_GUIDANCE,
+        sampler=cast(Sampler, (TINY_SAMPLER if tiny else "ddim") if sampler == AUTO else sampler),
         conditioning=cast(Conditioning, options.get("conditioning", "stochastic")),
         batch=int(options.get("batch", 1)),
-        world=World() if weights == TINY else world,
+        world=World() if tiny else world,
     )
