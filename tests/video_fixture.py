@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,8 +12,21 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from backend.generators.multiview_svd.loading import read_sizes
 from backend.generators.multiview_svd.network import MultiviewUNet
+from backend.reconstructors.lgm.config import OUROBOROS3D
 
 SIZE = 32
+
+SMALL_LGM = replace(
+    OUROBOROS3D,
+    input_size=32,
+    down_channels=(32, 32),
+    down_attention=(False, True),
+    up_channels=(32, 32),
+    up_attention=(True, False),
+    layers=1,
+    time_channels=8,
+)
+"""The published conventions: absolute positions, the mistaken rotations, the squeezed coordinates."""
 
 SCHEDULER = {
     "beta_start": 0.00085,

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from video_fixture import SMALL_LGM
 
 from backend.bench import published_3dim, published_one2345, published_ouroboros3d
 from backend.generators.multiview_svd.config import OUROBOROS3D, ImageEncoderConfig
 from backend.generators.xunet.config import TINY_3DIM
 from backend.generators.zero123 import published
-from backend.reconstructors.lgm import config as lgm
 from backend.reconstructors.sparseneus.config import PUBLISHED
 from protocol.errors import TurnaroundError
 from protocol.messages import Settings
@@ -69,18 +69,7 @@ def test_ouroboros3d_from_a_picture_to_a_mesh(monkeypatch: pytest.MonkeyPatch) -
             image_encoder=ImageEncoderConfig(28, 14, 32, 64, 1, 2),
         ),
         vae={"block_out_channels": (32, 32), "down_block_types": ("DownEncoderBlock2D",) * 2, "layers_per_block": 1},
-        lgm=replace(
-            lgm.OUROBOROS3D,
-            input_size=32,
-            down_channels=(32, 32),
-            down_attention=(False, True),
-            up_channels=(32, 32),
-            up_attention=(True, False),
-            layers=1,
-            heads=2,
-            groups=16,
-            time_channels=16,
-        ),
+        lgm=replace(SMALL_LGM, heads=2, groups=16, time_channels=16),
         steps=STEPS,
         settings=Settings(resolution=24),
         matrix=64,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from video_fixture import SIZE, make_multiview_unet, make_video_model
+from video_fixture import SIZE, SMALL_LGM, make_multiview_unet, make_video_model
 
 from backend.generators.multiview_svd import generator
 from backend.generators.multiview_svd.loading import load_published
@@ -19,22 +19,9 @@ from backend.pipelines.ouroboros3d import pipeline as module
 from backend.pipelines.registry import Request
 from backend.pipelines.stage import Progress, StageCache
 from backend.preparation.picture import read_picture
-from backend.reconstructors.lgm.config import OUROBOROS3D
 from backend.reconstructors.lgm.network import LGM
 from backend.weights.store import save_weights
 from protocol.messages import Settings
-
-SMALL = replace(
-    OUROBOROS3D,
-    input_size=32,
-    down_channels=(32, 32),
-    down_attention=(False, True),
-    up_channels=(32, 32),
-    up_attention=(True, False),
-    layers=1,
-    time_channels=8,
-)
-"""The published conventions: absolute positions, the mistaken rotations, the squeezed coordinates."""
 
 
 @pytest.fixture
@@ -46,7 +33,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_multiview_unet(folders["ouroboros3d"] / "mv_model_unet.safetensors", video)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        save_weights(folders["ouroboros3d"] / "recon_model.safetensors", LGM(SMALL).state_dict(), asdict(SMALL))
+        save_weights(folders["ouroboros3d"] / "recon_model.safetensors", LGM(SMALL_LGM).state_dict(), asdict(SMALL_LGM))
     monkeypatch.setattr(networks, "find_entry", lambda name: SimpleNamespace(name=name))
     monkeypatch.setattr(networks, "weights_folder", lambda entry: folders[entry.name])
     monkeypatch.setattr(networks, "entry_digest", lambda entry: entry.name)
@@ -68,7 +55,7 @@ def test_a_picture_becomes_a_mesh_and_feedback_reaches_the_views() -> None:
         assert output.report.weights == "ouroboros3d"
         assert len(output.mesh.faces) > 0
         assert output.splats is not None
-        assert output.splats.shape[0] <= SMALL.count
+        assert output.splats.shape[0] <= SMALL_LGM.count
         return output.views.images
 
     fed = views()

@@ -15,7 +15,7 @@ import trimesh
 from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
-from video_fixture import SIZE, make_video_model
+from video_fixture import SIZE, SMALL_LGM, make_video_model
 
 from backend.cli import app
 from backend.evaluation.lpips import Lpips
@@ -42,17 +42,7 @@ from backend.weights.layouts import ouroboros3d as layout
 from protocol.errors import TurnaroundError
 from protocol.messages import Settings
 
-SMALL = replace(
-    OUROBOROS3D,
-    input_size=32,
-    down_channels=(32, 32),
-    down_attention=(False, True),
-    up_channels=(32, 32),
-    up_attention=(True, False),
-    layers=1,
-    heads=2,
-    time_channels=8,
-)
+SMALL = replace(SMALL_LGM, heads=2)
 SPEC = RoundSpec(size=SIZE, episodes=1)
 TRAINING = Ouroboros3DTraining(SPEC, SMALL, learning_rate=1e-3, accumulate=2, steps=2, half=False, log_every=1)
 
