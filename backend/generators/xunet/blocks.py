@@ -33,8 +33,8 @@ class GroupNorm(nn.Module):
         self.gn = nn.GroupNorm(groups, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] to the same."""
-        return self.gn(x)
+        """[N, C, H, W] to the same, in the type of the weights: under autocast CPUs take a third of bfloat16's time."""
+        return self.gn(x.to(self.gn.weight.dtype))
 
 
 class FiLM(nn.Module):
