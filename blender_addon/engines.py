@@ -19,8 +19,8 @@ _groups: dict[str, type] = {}
 _items: list[tuple[str, str, str, int]] = []
 """Blender keeps no reference to the strings of a dynamic enum, so they must live here."""
 
-ACRONYMS = {"ddim": "DDIM"}
-"""Choices that are not written like words."""
+SPELLED = {"auto": "Automatic", "ddim": "DDIM"}
+"""Choices whose names are not just capitalised."""
 
 
 def offer(pipelines: tuple[PipelineInfo, ...]) -> None:
@@ -34,7 +34,7 @@ def offer(pipelines: tuple[PipelineInfo, ...]) -> None:
             group = type(
                 f"TURNAROUND_PG_{_identifier(pipeline.name)}",
                 (bpy.types.PropertyGroup,),
-                {"__annotations__": {option.name: _property(option) for option in pipeline.options}},
+                {"__annotations__": _properties(pipeline)},
             )
             bpy.utils.register_class(group)
             _groups[pipeline.name] = group
@@ -66,15 +66,38 @@ def attribute(name: str) -> str:
 
 
 def options_of(scene: bpy.types.Scene, engine: PipelineInfo) -> dict[str, Option]:
-    """The values of an engine's own settings."""
+    """The values of an engine's own settings, without those that are left to the backend."""
     group = getattr(scene, attribute(engine.name), None)
-    return {option.name: getattr(group, option.name) for option in engine.options} if group else {}
+    return {option.name: getattr(group, option.name) for option in engine.options if is_set(group, option)}
+
+
+def is_set(group: Any, option: OptionSpec) -> bool:
+    """Whether an option's value is the artist's own; `group` holds the engine's settings, or is None."""
+    return group is not None and (not option.automatic or getattr(group, switch(option)))
+
+
+def switch(option: OptionSpec) -> str:
+    """The property that tells whether an automatic option is set."""
+    return f"set_{option.name}"
 
 
 def _identifier(name: str) -> str:
     """A name made of what an identifier may hold, short enough for Blender; different names stay different."""
     plain = re.sub(r"\W", "_", name)
     return plain if plain == name and len(plain) <= 32 else f"{plain[:24]}_{sum(map(ord, name)) % 9973}"
+
+
+def _properties(pipeline: PipelineInfo) -> dict[str, Any]:
+    """A property for each option, and a switch for each that is chosen automatically until an artist sets it."""
+    switches = {
+        switch(option): BoolProperty(
+            name=f"Set {option.label}",
+            description=f"{option.description.rstrip('.')}. Off, it is chosen to suit the weights and the quality",
+        )
+        for option in pipeline.options
+        if option.automatic
+    }
+    return {option.name: _property(option) for option in pipeline.options} | switches
 
 
 def _property(option: OptionSpec) -> Any:
@@ -85,7 +108,7 @@ def _property(option: OptionSpec) -> Any:
         "default": option.default,
     }
     if option.choices:
-        items = [(choice, ACRONYMS.get(choice) or choice.replace("_", " ").title(), "") for choice in option.choices]
+        items = [(choice, SPELLED.get(choice) or choice.replace("_", " ").title(), "") for choice in option.choices]
         return EnumProperty(items=items, **about | {"default": str(option.default)})
     if isinstance(option.default, bool):
         return BoolProperty(**about)

@@ -318,8 +318,7 @@ def looking(context: bpy.types.Context, view: bpy.types.RegionView3D) -> Job:
 
 def _without_others(options: dict[str, Option], engine: PipelineInfo) -> dict[str, Option]:
     """An engine's settings for a view alone: none of those that a mesh needs come first, unless the artist says so."""
-    untouched = any(spec.name == "views" and options.get("views") == spec.default for spec in engine.options)
-    return options | {"views": 0} if untouched else options
+    return {"views": 0} | options if any(spec.name == "views" for spec in engine.options) else options
 
 
 def rebuilding(obj: bpy.types.Object, stamp: Stamp, scene: bpy.types.Scene) -> Job:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised whenever a message changes so that an older peer would misread it."""
 
 MAX_PICTURE_SIDE = 16_384
@@ -111,6 +111,9 @@ class OptionSpec(Struct, frozen=True, kw_only=True):
     label: Text
     description: Text
     default: Option
+    """What it is where it is left out; of an automatic one, what somebody who sets it begins with."""
+    automatic: bool = False
+    """Whether it is chosen to suit the job, its quality and its weights, where it is left out."""
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()

@@ -198,7 +198,20 @@ def _draw_engine(layout: bpy.types.UILayout, context: bpy.types.Context, engine:
         if body is not None:
             column = body.column(align=True)
             for option in engine.options:
-                column.prop(group, option.name)
+                if option.automatic:
+                    _draw_automatic(column, group, option)
+                else:
+                    column.prop(group, option.name)
+
+
+def _draw_automatic(layout: bpy.types.UILayout, group: bpy.types.PropertyGroup, option: engines.OptionSpec) -> None:
+    """A switch, and beside it the value, or that the backend chooses it."""
+    row = layout.row(heading=option.label)
+    row.prop(group, engines.switch(option), text="")
+    if engines.is_set(group, option):
+        row.prop(group, option.name, text="")
+    else:
+        row.label(text="Automatic")
 
 
 def draw_job(layout: bpy.types.UILayout, context: bpy.types.Context, job: Job) -> None:

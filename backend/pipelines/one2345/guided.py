@@ -133,14 +133,13 @@ class Guided:
             view_cameras(camera, effort.views),
             seed=seed,
             steps=effort.steps,
-            guidance=max(0.0, float(settings.options.get("guidance", 0.0))),
+            guidance=float(settings.options.get("guidance", 0.0)),
             stages=stages,
         )
 
 
 def chosen_effort(settings: Settings, seed: int) -> Effort:
     """What quality and seed mean, unless the options say otherwise."""
-    effort = QUALITIES[settings.quality]
-    views, steps = int(settings.options.get("views", -1)), int(settings.options.get("steps", 0))
-    own = effort.steps if seed == LIKELIEST_SEED else BOLD_STEPS
-    return Effort(effort.views if views < 0 else views, steps or own)
+    effort, options = QUALITIES[settings.quality], settings.options
+    steps = effort.steps if seed == LIKELIEST_SEED else BOLD_STEPS
+    return Effort(int(options.get("views", effort.views)), int(options.get("steps", steps)))

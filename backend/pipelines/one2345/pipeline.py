@@ -33,27 +33,29 @@ OPTIONS = (
     OptionSpec(
         name="views",
         label="Views",
-        description="Views that the small weights draw of the other sides; -1 takes what the quality asks for, 0 uses "
-        "the picture alone",
-        default=-1,
-        minimum=-1,
+        description="Views that the small weights draw of the other sides; 0 uses the picture alone",
+        default=7,
+        automatic=True,
+        minimum=0,
         maximum=MAX_VIEWS,
     ),
     OptionSpec(
         name="steps",
         label="Steps",
-        description="Denoising steps of the views; 0 takes what the weights and the quality ask for. The small weights "
-        "draw the likeliest shape in one step for seed 0, and bolder ones in four for other seeds",
-        default=0,
-        minimum=0,
+        description="Denoising steps of the views. The small weights draw the likeliest shape in one step for seed 0, "
+        "and bolder ones in four for other seeds",
+        default=4,
+        automatic=True,
+        minimum=1,
         maximum=200,
     ),
     OptionSpec(
         name="guidance",
         label="Guidance",
-        description="How strongly the views follow the picture; -1 takes what suits the weights, 0 is fastest",
-        default=-1.0,
-        minimum=-1.0,
+        description="How strongly the views follow the picture; 0 is fastest",
+        default=2.0,
+        automatic=True,
+        minimum=0.0,
         maximum=10.0,
     ),
     OptionSpec(

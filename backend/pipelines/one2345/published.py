@@ -303,13 +303,11 @@ class Published:
 def chosen_sampling(settings: Settings, seed: int) -> Sampling:
     """What the quality means, unless the options say otherwise."""
     options = settings.options
-    guidance = float(options.get("guidance", -1.0))
-    guidance = PUBLISHED_GUIDANCE if guidance < 0 else guidance
-    steps = int(options.get("steps", 0))
-    if options.get("schedule") == "paper":
-        return Sampling("ldm", steps or PAPER_STEPS[0], steps or PAPER_STEPS[1], guidance, seed)
-    steps = steps or QUALITIES[settings.quality]
-    return Sampling("dpmsolver++", steps, steps, guidance, seed)
+    guidance = float(options.get("guidance", PUBLISHED_GUIDANCE))
+    paper = options.get("schedule") == "paper"
+    own = PAPER_STEPS if paper else 2 * (QUALITIES[settings.quality],)
+    first, second = (int(options.get("steps", steps)) for steps in own)
+    return Sampling("ldm" if paper else "dpmsolver++", first, second, guidance, seed)
 
 
 def is_short_of_memory(device: str) -> bool:

@@ -28,18 +28,19 @@ OPTIONS = (
     OptionSpec(
         name="steps",
         label="Steps",
-        description="Denoising steps; 0 takes what the quality asks for",
-        default=0,
-        minimum=0,
+        description="Denoising steps",
+        default=25,
+        automatic=True,
+        minimum=1,
         maximum=200,
     ),
     OptionSpec(
         name="guidance",
         label="Guidance",
-        description="How strongly the far views follow the picture, 1 for no guidance, which is fastest; 0 takes what "
-        "suits the weights",
-        default=0.0,
-        minimum=0.0,
+        description="How strongly the far views follow the picture; 1 is without guidance, and fastest",
+        default=2.0,
+        automatic=True,
+        minimum=1.0,
         maximum=10.0,
     ),
     OptionSpec(
@@ -76,10 +77,11 @@ OPTIONS = (
     OptionSpec(
         name="polish",
         label="Polish",
-        description="Steps in which the finished shape is fitted to the views once more and its surface smoothed; -1 "
-        "takes what suits the weights, 0 leaves it as it was reconstructed",
-        default=-1,
-        minimum=-1,
+        description="Steps in which the finished shape is fitted to the views once more and its surface smoothed; 0 "
+        "leaves it as it was reconstructed",
+        default=80,
+        automatic=True,
+        minimum=0,
         maximum=1000,
     ),
 )

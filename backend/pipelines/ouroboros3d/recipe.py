@@ -154,19 +154,17 @@ class PreviewBudget:
 
 def chosen_steps(settings: Settings, own: int) -> int:
     """The artist's number, or what the quality makes of that which suits the weights."""
-    return int(settings.options.get("steps", 0)) or round(own * QUALITIES[settings.quality])
+    return int(settings.options.get("steps", round(own * QUALITIES[settings.quality])))
 
 
 def chosen_polish(settings: Settings, weights: str) -> int:
     """The artist's number, or what suits the weights."""
-    steps = int(settings.options.get("polish", -1))
-    return steps if steps >= 0 else TINY_POLISH if weights == TINY else 0
+    return int(settings.options.get("polish", TINY_POLISH if weights == TINY else 0))
 
 
 def chosen_guidance(settings: Settings, own: tuple[float, float]) -> tuple[float, float]:
     """Of the first view and the last: the picture's own view is drawn without in any case, as published."""
-    last = float(settings.options.get("guidance", 0.0))
-    return (own[0], last) if last else own
+    return own[0], float(settings.options.get("guidance", own[1]))
 
 
 def chosen_feeding(settings: Settings) -> Feeding:

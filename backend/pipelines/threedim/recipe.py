@@ -155,20 +155,18 @@ def near_any(target: Camera, cameras: Sequence[Camera]) -> bool:
 
 def chosen_views(settings: Settings) -> int:
     """How many views are drawn for the mesh."""
-    views = int(settings.options.get("views", -1))
-    return QUALITIES[settings.quality].views if views < 0 else views
+    return int(settings.options.get("views", QUALITIES[settings.quality].views))
 
 
 def chosen_sampling(settings: Settings, seed: int, weights: str = TINY) -> Sampling:
     """How they are drawn: what the quality and the weights mean, unless the options say otherwise."""
     options = settings.options
-    guidance = float(options.get("guidance", -1.0))
     world = World(float(options.get("picture_azimuth", 0.0)), float(options.get("camera_distance", 0.0)))
     sampler, tiny = options.get("sampler", AUTO), weights == TINY
     return Sampling(
         seed=seed,
-        steps=int(options.get("steps", 0)) or round((TINY_STEPS if tiny else 1) * QUALITIES[settings.quality].steps),
-        guidance=guidance if guidance >= 0 else 0.0 if tiny else PUBLISHED_GUIDANCE,
+        steps=int(options.get("steps", round((TINY_STEPS if tiny else 1) * QUALITIES[settings.quality].steps))),
+        guidance=float(options.get("guidance", 0.0 if tiny else PUBLISHED_GUIDANCE)),
         sampler=cast(Sampler, (TINY_SAMPLER if tiny else "ddim") if sampler == AUTO else sampler),
         conditioning=cast(Conditioning, options.get("conditioning", "stochastic")),
         batch=int(options.get("batch", 1)),

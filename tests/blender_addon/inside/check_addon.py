@@ -142,6 +142,7 @@ def test_an_unknown_engine_appears_with_its_own_settings():
     options = (
         messages.OptionSpec(name="views", label="Views", description="How many.", default=8, minimum=1, maximum=16),
         messages.OptionSpec(name="guidance", label="Guidance", description="", default=3.0, minimum=0.0),
+        messages.OptionSpec(name="steps", label="Steps", description="", default=4, automatic=True, minimum=1),
         messages.OptionSpec(name="sharp", label="Sharp", description="", default=True),
         messages.OptionSpec(name="mode", label="Mode", description="", default="slow", choices=("fast", "slow")),
     )
@@ -158,7 +159,10 @@ def test_an_unknown_engine_appears_with_its_own_settings():
     group = getattr(scene, engines.attribute(engine.name))
     group.views = 99
     group.mode = "fast"
-    assert engines.options_of(scene, engine) == {"views": 16, "guidance": 3.0, "sharp": True, "mode": "fast"}
+    chosen = {"views": 16, "guidance": 3.0, "sharp": True, "mode": "fast"}
+    assert engines.options_of(scene, engine) == chosen, "what is automatic is left to the backend"
+    group.set_steps = True
+    assert engines.options_of(scene, engine) == chosen | {"steps": 4}
     engines.offer(offered[:1])
     assert not hasattr(scene, engines.attribute("acme.model-9"))
     assert engines.chosen(scene).name == "one2345"
