@@ -16,7 +16,7 @@ from backend.generators.xunet import stochastic
 from backend.generators.xunet.config import SRN64, TINY, XUNetConfig
 from backend.generators.xunet.generator import XUNetGenerator, view_noise
 from backend.generators.xunet.sampling import make_condition
-from backend.generators.xunet.stochastic import PairPoses, PoolGenerator, choices
+from backend.generators.xunet.stochastic import PairPoses, PoolGenerator, choices, shares
 from backend.geometry import batched
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
@@ -97,7 +97,7 @@ def test_what_the_network_is_given_at_each_step(generator: PoolGenerator, monkey
     drawn = draw(generator, pool, RING[:2], steps=steps)
     everything = pool + ViewSet(drawn[:1].astype(np.uint8), (RING[0],))
     cameras = batched.camera_tensor([*everything.cameras, RING[1]])
-    chosen = choices(view_noise(5, FRONT, RING[1]), 3, steps).tolist()
+    chosen = choices(view_noise(5, FRONT, RING[1]), torch.ones(3), steps).tolist()
     assert set(chosen) == {0, 1, 2}
     for step, number in enumerate(chosen):
         pair = cameras[[number, 3]][None]
@@ -116,15 +116,48 @@ def test_what_the_network_is_given_at_each_step(generator: PoolGenerator, monkey
 
 def test_choices_are_even_and_those_of_a_view_its_own() -> None:
     sources = [view_noise(3, FRONT, FRONT.moved(azimuth_deg=float(a))) for a in range(200)]
-    drawn = torch.stack([choices(source, 5, 64) for source in sources])
-    assert torch.equal(drawn[7], choices(view_noise(3, FRONT, FRONT.moved(azimuth_deg=7.0)), 5, 64))
-    shares = torch.bincount(drawn.flatten(), minlength=5) / drawn.numel()
-    assert (shares - 0.2).abs().max() < 0.02
+    even = shares([FRONT, *RING, FRONT], 1, RING[0], "stochastic")
+    drawn = torch.stack([choices(source, even, 64) for source in sources])
+    assert torch.equal(drawn[7], choices(view_noise(3, FRONT, FRONT.moved(azimuth_deg=7.0)), even, 64))
+    found = torch.bincount(drawn.flatten(), minlength=5) / drawn.numel()
+    assert (found - 0.2).abs().max() < 0.02
     assert len({tuple(row.tolist()) for row in drawn}) == 200
     noise = torch.randn(4, generator=view_noise(3, FRONT, RING[0]))
     source = view_noise(3, FRONT, RING[0])
-    choices(source, 5, 64)
+    choices(source, even, 64)
     assert torch.equal(torch.randn(4, generator=source), noise)  # whatever the pool
+
+
+def test_anchored_steps_look_at_the_pictures_and_at_the_nearest_views(
+    generator: PoolGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of them each; whether the views were drawn just now or are handed in."""
+    around = [FRONT.moved(azimuth_deg=float(a)) for a in (0, 180, 90, 200, 300)]
+    found = shares(around, 2, FRONT.moved(azimuth_deg=190.0), "anchored")
+    assert torch.allclose(found.sum(), torch.tensor(1.0, dtype=torch.float64))
+    assert torch.allclose(found[:2].sum(), found[2:].sum())
+    assert min(found[1], found[3]) > 0.49
+    assert torch.allclose(shares(around[:2], 2, FRONT, "anchored").sum(), torch.tensor(1.0, dtype=torch.float64))
+
+    asked = []
+
+    def spy(source: torch.Generator, weights: torch.Tensor, steps: int) -> torch.Tensor:
+        asked.append(weights)
+        return choices(source, weights, steps)
+
+    monkeypatch.setattr(stochastic, "choices", spy)
+    pool = pictures(0)
+    at_once = draw(generator, pool, RING, conditioning="anchored")
+    (last,) = draw(
+        generator,
+        pool + ViewSet(at_once[:2].astype(np.uint8), tuple(RING[:2])),
+        RING[2:],
+        conditioning="anchored",
+        given=1,
+    )
+    assert (last == at_once[2]).all()
+    assert torch.equal(asked[2], asked[3])
+    assert (asked[2][0], len(asked[2])) == (0.5, 3)
 
 
 def test_one_picture_alone_is_what_the_plain_generator_draws(tmp_path: Path, generator: PoolGenerator) -> None:

@@ -1,7 +1,11 @@
 """Stochastic conditioning (Watson et al. 2022, section 3.1): views that agree because each has looked at the others.
 
-The network knows one picture at a time. At every denoising step it is given another, drawn evenly from all that are
-there: the input pictures and the views that are finished. So a view comes to be consistent with all of them.
+The network knows one picture at a time. At every denoising step it is given another, drawn from all that are there: the
+input pictures and the views that are finished. So a view comes to be consistent with all of them.
+
+The paper draws evenly. A small network's views are not as good as pictures, and little of them can be told from far:
+drawn evenly, most steps would look at a view that is both. `anchored` has half of the steps look at the input pictures,
+and the others at the views that are nearest.
 """
 
 from __future__ import annotations
@@ -31,8 +35,12 @@ from .network import XUNet
 from .sampling import Given, draw_noise, walk
 from .worlds import World, cameras_in_world, told_intrinsics
 
-Conditioning = Literal["stochastic", "input"]
-"""What a view is conditioned on: the whole pool, or what it began with."""
+Conditioning = Literal["stochastic", "anchored", "input"]
+"""What a view is conditioned on: the whole pool, evenly or not, or what it began with."""
+
+NEARNESS = 20.0
+"""A picture counts exp(NEARNESS cos(angle between its direction and the view's)) in `shares`: at 20 degrees a third of
+what it counts at 0, at 45 hardly anything."""
 
 PAPER_STEPS = 256
 """With the sampler "ancestral"."""
@@ -80,6 +88,7 @@ class PoolGenerator:
         progress: Progress,
         sampler: Sampler = "ddim",
         conditioning: Conditioning = "stochastic",
+        given: int | None = None,
         batch: int = 1,
         world: World = World(),
     ) -> ViewSet:
@@ -101,7 +110,8 @@ class PoolGenerator:
             progress: reported to, and asked whether to stop, at every denoising step; gets previews of the views.
             sampler: see `make_sampler`. "dpmsolver++" extrapolates from the estimates of two steps, which amplifies
                 the difference between the two pictures that they were conditioned on: it is for one picture only.
-            conditioning: "input" leaves finished views out of the pool.
+            conditioning: how the pool is drawn from, see `shares`; "input" leaves finished views out of it.
+            given: how many of the pool's pictures are no drawn views, first of all; None is all.
             batch: targets that advance together.
             world: where the pool's first camera stands in the world that the network knows.
 
@@ -112,10 +122,11 @@ class PoolGenerator:
             CancelledError: the job was cancelled.
             ValueError: an empty pool, a batch below 1, or a sampler that the conditioning cannot use.
         """
-        changing = conditioning == "stochastic" or len(pool) > 1
+        changing = conditioning != "input" or len(pool) > 1
         if not len(pool) or batch < 1 or (changing and sampler == "dpmsolver++"):
             raise ValueError(f"{len(pool)} pictures, batch {batch}, {sampler} with {conditioning} conditioning")
-        poses = PairPoses(self.network, (*pool.cameras, *cameras), world)
+        every, given = (*pool.cameras, *cameras), len(pool) if given is None else given
+        poses = PairPoses(self.network, every, world)
         drawn = np.zeros((0, self.config.size, self.config.size, 4), np.uint8)
         known = self._encode(pool.images)
         groups = [range(start, min(start + batch, len(cameras))) for start in range(0, len(cameras), batch)]
@@ -124,13 +135,20 @@ class PoolGenerator:
         for start, group in zip(range(0, total, steps), groups, strict=True):
             noises = [view_noise(seed, pool.cameras[0], cameras[target]) for target in group]
             places = [len(pool) + target for target in group]
-            drawing = self._together(known, poses, places, noises, steps=steps, guidance=guidance, sampler=sampler)
+            chosen = torch.stack(
+                [
+                    choices(noise, shares(every[: len(known)], given, cameras[target], conditioning), steps)
+                    for noise, target in zip(noises, group, strict=True)
+                ],
+                dim=1,
+            )
+            drawing = self._together(known, chosen, poses, places, noises, guidance=guidance, sampler=sampler)
             for step, (z, estimate) in enumerate(drawing, start=1):  # noqa: B007  (the last one drawn is the result)
                 show = step % PREVIEW_EVERY == 0 or step == steps
                 preview = Preview(views=np.concatenate([drawn, decode_images(estimate)])) if show else None
                 progress.step(start + step, total, preview)
             drawn = np.concatenate([drawn, decode_images(z)])
-            if conditioning == "stochastic":
+            if conditioning != "input":
                 known = torch.cat([known, self._encode(drawn[group.start :])])
             poses.forget()
         return ViewSet(drawn, tuple(cameras))
@@ -138,11 +156,11 @@ class PoolGenerator:
     def _together(
         self,
         known: Tensor,
+        chosen: Tensor,
         poses: PairPoses,
         places: Sequence[int],
         noises: Sequence[torch.Generator],
         *,
-        steps: int,
         guidance: float,
         sampler: Sampler,
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -150,14 +168,13 @@ class PoolGenerator:
 
         Args:
             known: the pool, [P, C, S, S].
+            chosen: what each step gives each view of it, [steps, N].
             poses: of all cameras.
             places: N.
             noises: N.
-            steps: see `draw`.
             guidance: see `draw`.
             sampler: see `draw`.
         """
-        chosen = torch.stack([choices(noise, len(known), steps) for noise in noises], dim=1)
         z = draw_noise(self.config, noises, self.device)
         unconditional = draw_noise(self.config, noises, self.device) if guidance else z[:0]
 
@@ -166,7 +183,7 @@ class PoolGenerator:
             pictures = torch.cat([known[chosen[step].to(self.device)], unconditional])
             return Given(pictures.to(poses.dtype), poses.embed(pairs))
 
-        return walk(self.network, z, given, noises, steps=steps, guidance=guidance, sampler=sampler)
+        return walk(self.network, z, given, noises, steps=len(chosen), guidance=guidance, sampler=sampler)
 
     def _encode(self, images: np.ndarray) -> Tensor:
         """uint8 [P, S, S, 4] to [P, C, size, size]."""
@@ -176,15 +193,33 @@ class PoolGenerator:
         return pictures.to(self.device)
 
 
-def choices(source: torch.Generator, count: int, steps: int) -> Tensor:
-    """Which of `count` pictures a view is given at each step, [steps] int64, evenly.
+def choices(source: torch.Generator, weights: Tensor, steps: int) -> Tensor:
+    """Which of the pool's pictures a view is given at each step, [steps] int64.
 
     Args:
         source: of the view's noise; its seed alone is looked at, so that the noise does not depend on the pool.
-        count: pictures in the pool.
+        weights: of the pictures, see `shares`.
         steps: denoising steps.
     """
-    return torch.randint(count, (steps,), generator=noise_source(source.initial_seed()))
+    return torch.multinomial(weights, steps, replacement=True, generator=noise_source(source.initial_seed()))
+
+
+def shares(pictures: Sequence[Camera], given: int, view: Camera, conditioning: Conditioning) -> Tensor:
+    """How often each picture of a pool is to be looked at while a view is drawn, float64 [P], adding up to 1.
+
+    Args:
+        pictures: their P cameras.
+        given: how many of them are no drawn views, first of all.
+        view: that is drawn.
+        conditioning: "anchored" gives half to the given pictures and half to the drawn views, if there are any, and
+            of either most to the nearest; any other is even.
+    """
+    if conditioning != "anchored":
+        return torch.full((len(pictures),), 1 / len(pictures), dtype=torch.float64)
+    directions = np.stack([camera.position / camera.distance for camera in (*pictures, view)])
+    near = torch.from_numpy(np.exp(NEARNESS * (directions[:-1] @ directions[-1])))
+    parts = [part / part.sum() for part in (near[:given], near[given:]) if len(part)]
+    return torch.cat(parts) / len(parts)
 
 
 class PairPoses:

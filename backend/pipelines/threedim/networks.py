@@ -34,7 +34,7 @@ class Sampling:
         steps: denoising steps of each view.
         guidance: 0 is none.
         sampler: one that bears another picture at every step.
-        conditioning: on the whole pool, or on what it began with.
+        conditioning: on the whole pool, evenly or not, or on what it began with.
         batch: views that advance together.
         world: where the first picture's camera stands in the world that the network knows.
     """
@@ -97,7 +97,7 @@ class Networks(ShippedNetworks):
         for start in range(0, len(cameras), sampling.batch):
             targets = cameras[start : start + sampling.batch]
             done = sampling.steps * (start // sampling.batch)
-            known = pool + views if len(views) and sampling.conditioning == "stochastic" else pool
+            known = pool + views if len(views) and sampling.conditioning != "input" else pool
 
             def compute(
                 known: ViewSet = known, targets: Sequence[Camera] = targets, done: int = done, views: ViewSet = views
@@ -112,6 +112,7 @@ class Networks(ShippedNetworks):
                     progress=part_of(progress, done, total, views),
                     sampler=sampling.sampler,
                     conditioning=sampling.conditioning,
+                    given=len(pool),
                     batch=sampling.batch,
                     world=sampling.world,
                 )

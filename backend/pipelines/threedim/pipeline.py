@@ -60,10 +60,11 @@ OPTIONS = (
     OptionSpec(
         name="conditioning",
         label="Conditioning",
-        description="What every view is drawn from: at each step another of the pictures and the finished views, or "
-        "the pictures alone",
-        default="stochastic",
-        choices=("stochastic", "input"),
+        description="What every view is drawn from. Stochastic, as in the paper: at each step any of the pictures and "
+        "the finished views. Anchored: a picture at every other step, and between them the nearest finished views. "
+        "Input: the pictures alone. Auto takes what suits the weights",
+        default=AUTO,
+        choices=(AUTO, "stochastic", "anchored", "input"),
     ),
     OptionSpec(
         name="batch",
