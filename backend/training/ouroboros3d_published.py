@@ -35,7 +35,7 @@ from backend.training.loop import train as run_loop
 from backend.training.multiview_svd import Noised, NoiseLevels, Orbits, add_noise, denoise_once
 from backend.training.ouroboros3d import SCORED_SIGMAS, Ouroboros3DConfig, unit
 from backend.training.ouroboros3d_start import GENERATOR, RECONSTRUCTOR, Start, load_start
-from backend.training.published import own_device
+from backend.training.processes import own_device
 from backend.weights.store import load_into, save_weights
 
 NAME = "ouroboros3d-published"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,9 +16,9 @@ from backend.training.data.meshes import split_meshes
 from backend.training.data.scenes import FrozenGenerator, Scenes, SceneSpec
 from backend.training.loop import LoopConfig
 from backend.training.loop import train as run_loop
+from backend.training.processes import own_device
 from backend.training.volume import VolumeConfig, VolumeObjective, begin_with_sphere
 from backend.weights.store import catalogue, is_present, load_into, weights_folder
-from protocol.errors import TurnaroundError
 
 NAME = "sparseneus-published"
 
@@ -165,19 +164,3 @@ def installed_zero123() -> Path | None:
     """The folder of the first Zero123 in the catalogue that is installed."""
     entries = (entry for entry in catalogue() if entry.layout == "zero123" and is_present(entry))
     return next((weights_folder(entry) for entry in entries), None)
-
-
-def own_device(device: str) -> str:
-    """This process's own device of "auto", "cpu", "cuda" or "cuda:0"; several processes have a GPU each.
-
-    Raises:
-        TurnaroundError: `train.device`.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if not device.startswith("cuda"):
-        return device
-    if not torch.cuda.is_available():
-        raise TurnaroundError("train.device", "There is no CUDA device here.", "Use --device cpu.", field="device")
-    own = os.environ.get("LOCAL_RANK")  # of a process that `accelerate launch` has started
-    return f"cuda:{own or device.partition(':')[2] or 0}"

@@ -21,6 +21,7 @@ from backend.training.loop import LoopConfig
 from backend.training.loop import train as run_loop
 from backend.training.orbits import OrbitTensors, mirrorable
 from backend.training.ouroboros3d_published import NAME as OUROBOROS3D_PUBLISHED
+from backend.training.processes import own_device
 from backend.training.published import NAME as PUBLISHED
 from backend.training.threedim import NAME as THREEDIM_PUBLISHED
 from backend.weights.store import load_into, save_weights, tiny_path
@@ -168,10 +169,7 @@ def train(
             f'Nothing called "{name}" can be trained.',
             f"Choose one of: {', '.join(known)}.",
         )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise TurnaroundError("train.device", "There is no CUDA device here.", "Use --device cpu.", field="device")
+    device = own_device(device)
     groups = split_meshes(meshes)
     log(f"{len(groups['train'])} meshes to train on, {len(groups['val'])} to validate; rendering what is not cached")
     if name == ZERO123:

@@ -24,7 +24,7 @@ from backend.training.data.meshes import split_meshes
 from backend.training.data.srn import VALIDATION, SrnPictures, find_objects, is_srn
 from backend.training.loop import LoopConfig
 from backend.training.loop import train as run_loop
-from backend.training.published import own_device
+from backend.training.processes import own_device
 from backend.training.xunet import XUNetObjective, XUNetStep
 from backend.weights.store import load_into
 from protocol.errors import TurnaroundError

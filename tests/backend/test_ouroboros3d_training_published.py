@@ -36,7 +36,7 @@ from backend.training.data.meshes import find_meshes
 from backend.training.data.rounds import Rounds, RoundSpec
 from backend.training.ouroboros3d_published import Ouroboros3DTraining, PublishedObjective
 from backend.training.ouroboros3d_start import GENERATOR, RECONSTRUCTOR, Start, chosen_start, load_start
-from backend.training.published import own_device
+from backend.training.processes import own_device
 from backend.weights import store
 from backend.weights.layouts import ouroboros3d as layout
 from protocol.errors import TurnaroundError
