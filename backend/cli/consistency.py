@@ -47,8 +47,11 @@ def evaluate_consistency(
         shown: objects on the sheet.
         json: print JSON instead of a table.
     """
+    from backend.evaluation.cells import as_table, page
+    from backend.evaluation.consistency_methods import measured as measured_by
     from backend.evaluation.consistency_methods import pipeline_views, run
-    from backend.evaluation.consistency_report import ComparisonSheet, as_json, markdown, table
+    from backend.evaluation.consistency_report import COLUMNS, TITLE, ComparisonSheet, as_json, cells
+    from backend.evaluation.differences import beside, differences
     from backend.evaluation.examples import make_examples
     from backend.evaluation.report import spread
     from backend.geometry.export import write_file
@@ -90,9 +93,11 @@ def evaluate_consistency(
         "meshes": len(measured),
         "seed": seed,
     }
-    content = as_json(scores, summaries, about)
+    compared = differences(measured_by(scores), list(methods))
+    content = as_json(scores, summaries, compared, about)
+    tables = beside(TITLE, cells(summaries), compared, COLUMNS)
     write_file(output / "consistency.json", content)
-    write_file(output / "consistency.md", markdown(summaries).encode())
+    write_file(output / "consistency.md", page(tables).encode())
     sheet.write(output / "consistency.png")
     for code in sorted({score.failure for score in scores} - {""}):
         failed = [score.name for score in scores if score.failure == code]
@@ -101,7 +106,8 @@ def evaluate_consistency(
     if json:
         output_console().print(content.decode(), markup=False, soft_wrap=True)
         return
-    output_console().print(table(summaries))
+    for title, table in tables.items():
+        output_console().print(as_table(title, table))
     output_console().print(str(output), markup=False)
 
 

@@ -121,10 +121,12 @@ def evaluate(
         )
         return
 
+    from backend.evaluation.cells import as_table, page
+    from backend.evaluation.differences import beside, differences
     from backend.evaluation.evaluate import evaluate as run
-    from backend.evaluation.evaluate import pipeline_method, summarise
+    from backend.evaluation.evaluate import measured, pipeline_method, summarise
     from backend.evaluation.examples import make_examples
-    from backend.evaluation.report import ContactSheet, markdown, spread, table, write_json
+    from backend.evaluation.report import COLUMNS, TITLE, ContactSheet, cells, spread, write_json
     from backend.geometry.export import write_file
     from backend.pipelines import registry
 
@@ -165,10 +167,13 @@ def evaluate(
         results = run(methods, make_examples(val, seed=seed), similarity=similarity, on_done=on_done)
     summaries = summarise(results)
     about: dict[str, Any] = {"pipeline": pipeline, "settings": settings, "device": where, "objects_measured": len(val)}
-    write_json(output / "results.json", results, about)
-    write_file(output / "results.md", markdown(summaries).encode())
+    compared = differences(measured(results), list(methods))
+    write_json(output / "results.json", results, compared, about)
+    tables = beside(TITLE, cells(summaries), compared, COLUMNS)
+    write_file(output / "results.md", page(tables).encode())
     sheet.write(output / "sheet.png")
-    output_console().print(table(summaries))
+    for title, table in tables.items():
+        output_console().print(as_table(title, table))
     output_console().print(str(output), markup=False)
 
 
@@ -199,8 +204,9 @@ def _similarity(folder: Path | None, device: str) -> Similarity | None:
 
 
 def _evaluate_elevation(val: list[MeshFile], output: Path, poses: int, device: str, *, drawn: bool, seed: int) -> None:
+    from backend.evaluation.cells import as_table
     from backend.evaluation.elevation import estimators, make_poses, score
-    from backend.evaluation.elevation_report import table, write_report
+    from backend.evaluation.elevation_report import TITLE, cells, write_report
 
     methods = estimators(device, drawn=drawn, seed=seed)
     total, done = len(val) * poses * len(methods), 0
@@ -213,12 +219,13 @@ def _evaluate_elevation(val: list[MeshFile], output: Path, poses: int, device: s
 
         scores = score(methods, make_poses(val, poses=poses, seed=seed), on_done)
     about: dict[str, Any] = {"device": device, "meshes": len(val), "poses_each": poses, "seed": seed}
-    output_console().print(table(write_report(output, scores, about)))
+    output_console().print(as_table(TITLE, cells(write_report(output, scores, about))))
     output_console().print(str(output), markup=False)
 
 
 def _evaluate_schedule(val: list[MeshFile], output: Path, zero123: Path | None, device: str, *, seed: int) -> None:
-    from backend.evaluation.schedule import WAYS, markdown, measure_schedules, write_report
+    from backend.evaluation.cells import as_table
+    from backend.evaluation.schedule import TITLE, WAYS, cells, measure_schedules, write_report
     from backend.training.published import installed_zero123
 
     folder = zero123 or installed_zero123()
@@ -239,7 +246,7 @@ def _evaluate_schedule(val: list[MeshFile], output: Path, zero123: Path | None, 
 
         rows = measure_schedules(folder, val, device, seed=seed, on_done=on_done)
     write_report(output, rows, {"device": device, "meshes": len(val), "seed": seed, "weights": str(folder.name)})
-    output_console().print(markdown(rows), markup=False)
+    output_console().print(as_table(TITLE, cells(rows)))
     output_console().print(str(output), markup=False)
 
 

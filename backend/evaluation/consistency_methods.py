@@ -3,19 +3,21 @@
 A method is given a picture and gives views. What draws from any camera is asked for the same fixed cameras, and told
 the picture's: a function by `at_fixed_cameras`, a pipeline that draws novel views by `pipeline_views`. Any other
 pipeline is told the picture alone, and gives the views that it draws on its way to a mesh, at its own cameras and
-without the input picture. What is compared is always views of one method with one another, never with the truth.
+without the input picture. What is scored is always whether views of one method agree with one another; how near they
+are to the truth stands beside it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.evaluation import metrics
 from backend.evaluation.consistency import (
     COUNT,
     SIZE,
@@ -27,6 +29,7 @@ from backend.evaluation.consistency import (
     fixed_cameras,
     redrawn,
 )
+from backend.evaluation.differences import Measured
 from backend.evaluation.examples import Example
 from backend.evaluation.field import SPEC, FieldSpec
 from backend.geometry.cameras import Camera
@@ -132,6 +135,8 @@ class ObjectScore(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         views: how many there were, held-out ones included.
         score: None where the method failed.
+        truth_psnr: of all views beside renders of the object, in dB on white: views may agree on a wrong one. None for
+            the bounds.
         drawing_seconds: that the method took.
         failure: the error's code.
     """
@@ -140,6 +145,7 @@ class ObjectScore(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     views: int = 0
     score: Score | None = None
+    truth_psnr: float | None = None
     drawing_seconds: float = 0.0
     failure: str = ""
 
@@ -151,6 +157,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         count, failures: objects, and those of them that it failed on.
         views: of one object, the mean.
         psnr, ssim, lpips: see `Score`; None where there is no object.
+        truth_psnr: see `ObjectScore`.
         fid: of all the field's pictures beside all held-out views.
         seconds: of a score, without the drawing.
     """
@@ -163,6 +170,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     ssim: float | None = None
     lpips: float | None = None
     fid: float | None = None
+    truth_psnr: float | None = None
     seconds: float | None = None
 
 
@@ -217,26 +225,27 @@ def run(
 
     names = [TRUTH, *methods, *([OTHERS] if len(objects) > 1 else [])]
     for example in examples:
-        cameras: tuple[Camera, ...] | None = None
+        truth: ViewSet | None = None
         for name, method in methods.items():
             start = time.perf_counter()
             try:
                 views = method(example)
                 seconds = time.perf_counter() - start
-                if cameras not in (None, views.cameras):
+                if truth is not None and truth.cameras != views.cameras:
                     raise ValueError(f"{name} has drawn {example.name} from other cameras than the methods before it")
                 pictures, score = _scored(name, example, views, measures, seconds)
             except TurnaroundError as error:
                 add(example, ObjectScore(method=name, name=example.name, failure=error.code), None)
                 continue
-            cameras = views.cameras
-            add(example, score, pictures)
-        if cameras is None:  # no method has drawn anything that a bound could stand beside
+            truth = truth or true_views(example, views.cameras)
+            near = [metrics.psnr(*pair) for pair in zip(at_size(views).images, truth.images, strict=True)]
+            add(example, msgspec.structs.replace(score, truth_psnr=float(np.mean(near))), pictures)
+        if truth is None:  # no method has drawn anything that a bound could stand beside
             continue
-        pictures, score = _scored(TRUTH, example, true_views(example, cameras), measures)
+        pictures, score = _scored(TRUTH, example, truth, measures)
         add(example, score, pictures)
         if OTHERS in names:
-            pictures, score = _scored(OTHERS, example, different_objects(example, objects, cameras), measures)
+            pictures, score = _scored(OTHERS, example, different_objects(example, objects, truth.cameras), measures)
             add(example, score, pictures)
     return scores, [summarise(name, scores, kept.get(name, []), measures) for name in names]
 
@@ -256,6 +265,7 @@ def summarise(
             np.concatenate([p.drawn for p in pictures]), np.concatenate([p.held for p in pictures])
         )
     lpips = [score.lpips for score in good if score.lpips is not None]
+    near = [score.truth_psnr for score in own if score.truth_psnr is not None]
     return msgspec.structs.replace(
         summary,
         views=float(np.mean([score.views for score in own if score.score is not None])),
@@ -263,8 +273,18 @@ def summarise(
         ssim=float(np.mean([score.ssim for score in good])),
         lpips=float(np.mean(lpips)) if lpips else None,
         fid=fid,
+        truth_psnr=float(np.mean(near)) if near else None,
         seconds=float(np.mean([score.seconds for score in good])),
     )
+
+
+def measured(scores: Iterable[ObjectScore]) -> Iterator[Measured]:
+    """What methods that did not fail have reached, for `differences`."""
+    for score in scores:
+        if score.score is not None:
+            values = {"psnr": score.score.psnr, "ssim": score.score.ssim, "lpips": score.score.lpips}
+            values["truth_psnr"] = score.truth_psnr
+            yield Measured(score.method, score.name, {k: v for k, v in values.items() if v is not None})
 
 
 def _scored(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.table import Table
 
+from backend.evaluation.cells import Cells
 from backend.evaluation.consistency_methods import ObjectScore, Pictures, Summary
+from backend.evaluation.differences import Difference
 from backend.evaluation.examples import Example
 from backend.evaluation.sheet import Picture, sheet
 from backend.geometry.export import write_file
@@ -21,6 +22,7 @@ COLUMNS = {
     "ssim": ("SSIM", "{:.3f}"),
     "lpips": ("LPIPS", "{:.3f}"),
     "fid": ("FID", "{:.1f}"),
+    "truth_psnr": ("To the truth (dB)", "{:.2f}"),
     "seconds": ("Seconds", "{:.1f}"),
     "views": ("Views", "{:.0f}"),
 }
@@ -30,38 +32,34 @@ SHOWN = 8
 """Held-out views of each method on the sheet."""
 
 
-def rows(summaries: Sequence[Summary]) -> list[list[str]]:
-    """The table's cells, the headings first."""
+TITLE = "3D consistency: held-out views beside a field of the others"
+
+
+def cells(summaries: Sequence[Summary]) -> Cells:
+    """The table: a row for each method."""
     columns = {name: how for name, how in COLUMNS.items() if any(getattr(s, name) is not None for s in summaries)}
-    cells = [["Views by", *(heading for heading, _ in columns.values()), "Objects (failed)"]]
+    found = [["Views by", *(heading for heading, _ in columns.values()), "Objects (failed)"]]
     for s in summaries:
         values = [(getattr(s, name), form) for name, (_, form) in columns.items()]
         numbers = ["" if value is None else form.format(value) for value, form in values]
-        cells.append([s.method, *numbers, f"{s.count} ({s.failures})"])
-    return cells
+        found.append([s.method, *numbers, f"{s.count} ({s.failures})"])
+    return found
 
 
-def table(summaries: Sequence[Summary]) -> Table:
-    """For a terminal."""
-    headings, *body = rows(summaries)
-    result = Table(title="3D consistency: held-out views beside a field of the others", title_justify="left")
-    for number, heading in enumerate(headings):
-        result.add_column(heading, justify="right" if number else "left")
-    for row in body:
-        result.add_row(*row)
-    return result
-
-
-def markdown(summaries: Sequence[Summary]) -> str:
-    """The same for a page."""
-    headings, *body = rows(summaries)
-    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body), ""])
-
-
-def as_json(scores: Sequence[ObjectScore], summaries: Sequence[Summary], about: dict[str, Any]) -> bytes:
+def as_json(
+    scores: Sequence[ObjectScore],
+    summaries: Sequence[Summary],
+    compared: Sequence[Difference],
+    about: dict[str, Any],
+) -> bytes:
     """All of it for programs."""
-    content = {"turnaround": version("turnaround"), **about, "summary": list(summaries), "objects": list(scores)}
+    content = {
+        "turnaround": version("turnaround"),
+        **about,
+        "summary": list(summaries),
+        "differences": list(compared),
+        "objects": list(scores),
+    }
     return msgspec.json.format(msgspec.json.encode(content))
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 import numpy as np
 from PIL import Image, ImageDraw
-from rich.table import Table
 
+from backend.evaluation.cells import Cells, as_markdown
 from backend.evaluation.elevation import CLOSE_DEG, ElevationScore, ElevationSummary, summarise
 from backend.evaluation.sheet import BACKGROUND, INK, MARGIN
 from backend.geometry.export import write_file
 
-HEADINGS = ("Method", "Mean (°)", "Median (°)", f"Below {CLOSE_DEG:.0f}°", "Assumed", "Poses")
+TITLE = "Absolute error of the elevation"
 
 BIN_DEG, END_DEG = 5, 60
 """Width of a bar, and the error from which all are in the last one."""
@@ -26,28 +26,15 @@ PANEL_WIDTH, PANEL_HEIGHT = 640, 90
 BAR = (86, 128, 172)
 
 
-def rows(summaries: Sequence[ElevationSummary]) -> list[tuple[str, ...]]:
-    """The table's cells, in the order of `HEADINGS`."""
+def cells(summaries: Sequence[ElevationSummary]) -> Cells:
+    """The table: a row for each method."""
     return [
-        (s.method, f"{s.mean_deg:.1f}", f"{s.median_deg:.1f}", f"{s.close:.0%}", str(s.assumed), str(s.count))
-        for s in summaries
+        ("Method", "Mean (°)", "Median (°)", f"Below {CLOSE_DEG:.0f}°", "Assumed", "Poses"),
+        *(
+            (s.method, f"{s.mean_deg:.1f}", f"{s.median_deg:.1f}", f"{s.close:.0%}", str(s.assumed), str(s.count))
+            for s in summaries
+        ),
     ]
-
-
-def table(summaries: Sequence[ElevationSummary]) -> Table:
-    """For a terminal."""
-    result = Table(title="Absolute error of the elevation", title_justify="left")
-    for number, heading in enumerate(HEADINGS):
-        result.add_column(heading, justify="right" if number else "left")
-    for row in rows(summaries):
-        result.add_row(*row)
-    return result
-
-
-def markdown(summaries: Sequence[ElevationSummary]) -> str:
-    """The same for a page."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows(summaries)), ""])
 
 
 def write_report(folder: Path, scores: Sequence[ElevationScore], about: dict[str, Any]) -> list[ElevationSummary]:
@@ -55,7 +42,7 @@ def write_report(folder: Path, scores: Sequence[ElevationScore], about: dict[str
     summaries = summarise(scores)
     content = {"turnaround": version("turnaround"), **about, "summary": summaries, "poses": list(scores)}
     write_file(folder / "elevation.json", msgspec.json.format(msgspec.json.encode(content)))
-    write_file(folder / "elevation.md", markdown(summaries).encode())
+    write_file(folder / "elevation.md", as_markdown(cells(summaries)).encode())
     page = io.BytesIO()
     histogram(scores).save(page, "PNG")
     write_file(folder / "elevation.png", page.getvalue())

@@ -11,6 +11,7 @@ import numpy as np
 
 from backend.evaluation import metrics
 from backend.evaluation.alignment import align
+from backend.evaluation.differences import Measured
 from backend.evaluation.examples import Example
 from backend.evaluation.similarity import Similarity, ring_renders
 from backend.geometry.mesh import Mesh, ViewSet
@@ -218,6 +219,13 @@ def views_psnr(prediction: Prediction, example: Example) -> float | None:
         true = replace(camera, elevation_deg=example.camera.elevation_deg + rise)
         values.append(metrics.psnr(image, render(example.scene, true, len(image), example.light).rgba))
     return float(np.mean(values)) if values else None
+
+
+def measured(results: Iterable[Scores]) -> Iterator[Measured]:
+    """What methods have reached, for `differences`."""
+    for scores in results:
+        values = {metric: value for metric in METRICS if (value := getattr(scores, metric)) is not None}
+        yield Measured(scores.method, scores.name, values)
 
 
 def summarise(results: Sequence[Scores]) -> list[Summary]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from rich.table import Table
 
+from backend.evaluation.cells import Cells
+from backend.evaluation.differences import Difference
 from backend.evaluation.evaluate import Prediction, Scores, Summary, summarise
 from backend.evaluation.examples import Example
 from backend.evaluation.sheet import Picture, four_sides, sheet
@@ -33,31 +34,28 @@ COLUMNS = {
 }
 
 
-def table(summaries: Sequence[Summary]) -> Table:
-    """Metrics down, methods across; each cell is mean / median."""
-    result = Table(title="mean / median", title_justify="left")
-    result.add_column("Metric", no_wrap=True)
-    for summary in summaries:
-        result.add_column(summary.method, justify="right")
-    for metric, (label, form) in _measured(summaries):
-        result.add_row(label, *(_cell(summary, metric, form) for summary in summaries))
-    result.add_row("Objects (failed)", *(f"{summary.count} ({summary.failures})" for summary in summaries))
-    return result
+TITLE = "mean / median"
 
 
-def markdown(summaries: Sequence[Summary]) -> str:
-    """The same table for docs/results.md."""
-    lines = ["| mean / median | " + " | ".join(summary.method for summary in summaries) + " |"]
-    lines.append("|---" * (len(summaries) + 1) + "|")
-    for metric, (label, form) in _measured(summaries):
-        lines.append(f"| {label} | " + " | ".join(_cell(summary, metric, form) for summary in summaries) + " |")
-    counts = " | ".join(f"{summary.count} ({summary.failures})" for summary in summaries)
-    return "\n".join([*lines, f"| Objects (failed) | {counts} |", ""])
+def cells(summaries: Sequence[Summary]) -> Cells:
+    """The table: metrics down, methods across."""
+    rows = [
+        [label, *(_cell(summary, metric, form) for summary in summaries)]
+        for metric, (label, form) in _measured(summaries)
+    ]
+    counts = [f"{summary.count} ({summary.failures})" for summary in summaries]
+    return [[TITLE, *(summary.method for summary in summaries)], *rows, ["Objects (failed)", *counts]]
 
 
-def write_json(path: Path, results: Sequence[Scores], about: dict[str, Any]) -> None:
+def write_json(path: Path, results: Sequence[Scores], compared: Sequence[Difference], about: dict[str, Any]) -> None:
     """Writes the summary, what was run, and every object's scores."""
-    content = {"turnaround": version("turnaround"), **about, "summary": summarise(results), "objects": list(results)}
+    content = {
+        "turnaround": version("turnaround"),
+        **about,
+        "summary": summarise(results),
+        "differences": list(compared),
+        "objects": list(results),
+    }
     write_file(path, msgspec.json.format(msgspec.json.encode(content)))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.elevation.solve import NEAR_MOVES
+from backend.evaluation.cells import Cells, as_markdown
 from backend.evaluation.examples import make_examples
 from backend.evaluation.metrics import psnr
 from backend.generators.zero123.generator import PUBLISHED_GUIDANCE, ViewRequest, Zero123Generator
@@ -46,6 +47,8 @@ WAYS = (
     Way("DPM-Solver++, 8 steps (draft)", DEFAULT_SCHEDULE, 8, 8),
 )
 """The first is what the others are compared with."""
+
+TITLE = "PSNR of a Zero123's views"
 
 
 class ScheduleRow(msgspec.Struct, frozen=True):
@@ -119,16 +122,16 @@ def summarise(scores: NDArray[np.float64], names: Sequence[str]) -> list[Schedul
     return [ScheduleRow(name, *map(float, values)) for name, *values in columns]
 
 
-def markdown(rows: Sequence[ScheduleRow]) -> str:
-    """The rows as a table."""
-    lines = ["| schedule | around, dB | near, dB | against the paper's, dB |", "|---|---|---|---|"]
+def cells(rows: Sequence[ScheduleRow]) -> Cells:
+    """The table: a row for each way."""
+    found = [["Schedule", "Around (dB)", "Near (dB)", "Against the paper's (dB)"]]
     for row in rows:
         difference = f"{row.difference_db:+.2f} ± {row.error_db:.2f}" if row is not rows[0] else ""
-        lines.append(f"| {row.name} | {row.around_db:.2f} | {row.near_db:.2f} | {difference} |")
-    return "\n".join([*lines, ""])
+        found.append([row.name, f"{row.around_db:.2f}", f"{row.near_db:.2f}", difference])
+    return found
 
 
 def write_report(folder: Path, rows: Sequence[ScheduleRow], about: dict[str, Any]) -> None:
     """Writes schedule.json and schedule.md."""
     write_file(folder / "schedule.json", msgspec.json.format(msgspec.json.encode({**about, "rows": list(rows)})))
-    write_file(folder / "schedule.md", markdown(rows).encode())
+    write_file(folder / "schedule.md", as_markdown(cells(rows)).encode())

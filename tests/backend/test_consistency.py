@@ -30,7 +30,7 @@ from backend.evaluation.consistency_methods import (
     run,
     true_views,
 )
-from backend.evaluation.consistency_report import markdown
+from backend.evaluation.consistency_report import cells
 from backend.evaluation.examples import Example, make_examples
 from backend.evaluation.field import DENSITY, HALF, ColorField, FieldSpec, Level
 from backend.evaluation.metrics import on_white, psnr
@@ -209,9 +209,11 @@ def test_methods_stand_between_the_bounds(examples: list[Example]) -> None:
     values = [by_name[name].psnr for name in (TRUTH, "painted", OTHERS)]
     assert values == sorted(values, reverse=True)  # type: ignore[type-var]
     assert values[0] > values[2] + 3  # type: ignore[operator]
+    assert by_name["painted"].truth_psnr > by_name["painted"].psnr > 0  # type: ignore[operator]
+    assert by_name[TRUTH].truth_psnr is None
     assert by_name["painted"].fid == 2 * 5, "over the held-out views of all objects"
     assert by_name["fails"] == type(summaries[0])(method="fails", count=2, failures=2)
-    assert "| fails |  |  |  |  |  | 2 (2) |" in markdown(summaries)
+    assert ["fails", *[""] * 6, "2 (2)"] in cells(summaries)
     assert [score.failure for score in scores if score.method == "fails"] == 2 * ["picture.uniform"]
     with pytest.raises(ValueError, match="other cameras"):
         run({str(n): at_fixed_cameras(draw, count=n) for n in (10, 8)}, examples[:1], measures=measures)

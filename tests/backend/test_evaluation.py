@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from backend.cli import app
 from backend.evaluation.evaluate import Method, Prediction, evaluate, pipeline_method, summarise, views_psnr
 from backend.evaluation.examples import Example, make_examples
-from backend.evaluation.report import ContactSheet, markdown, spread
+from backend.evaluation.report import ContactSheet, cells, spread
 from backend.evaluation.retrieval import find_matches, matched_mesh
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import Mesh, ViewSet
@@ -107,7 +107,7 @@ def test_perfect_turned_and_failed_predictions(examples: list[Example]) -> None:
     assert summaries["failed"].failures == 2
     assert summaries["failed"].metrics["iou"] == (0.0, 0.0)
     assert "chamfer" not in summaries["failed"].metrics
-    assert "| Objects (failed) | 2 (0) | 2 (0) | 2 (2) |" in markdown(list(summaries.values()))
+    assert ["Objects (failed)", "2 (0)", "2 (0)", "2 (2)"] in cells(list(summaries.values()))
 
 
 def test_drawn_views_are_compared_with_the_same_turns_of_the_true_camera(examples: list[Example]) -> None:
@@ -173,7 +173,10 @@ def test_the_command_measures_the_pipeline_beside_both_baselines(
     assert {(o["method"], o["name"]) for o in found["objects"]} == {
         (m, f"val/{n}.ply") for m in ("full", "input view alone", "views=1", "retrieval") for n in ("orange", "teal")
     }
+    gains = [d for d in found["differences"] if d["minus"] == "input view alone" and d["metric"] == "iou_unaligned"]
+    assert [(d["method"], d["mean"] > 0, d["count"]) for d in gains] == [("full", True, 2)]
     assert "F-score @ 0.05" in result.stdout
+    assert "full minus" in result.stdout
     assert (out / "results.md").read_text().startswith("| mean / median | full |")
     width, height = Image.open(out / "sheet.png").size
     assert width > 4 * 160
