@@ -101,12 +101,14 @@ def _properties(pipeline: PipelineInfo) -> dict[str, Any]:
 
 
 def _property(option: OptionSpec) -> Any:
-    """A Blender property for an option."""
+    """A Blender property for an option; giving an automatic one a value sets it."""
     about: dict[str, Any] = {
         "name": option.label,
         "description": option.description.rstrip("."),
         "default": option.default,
     }
+    if option.automatic:
+        about["update"] = lambda group, context: setattr(group, switch(option), True)
     if option.choices:
         items = [(choice, SPELLED.get(choice) or choice.replace("_", " ").title(), "") for choice in option.choices]
         return EnumProperty(items=items, **about | {"default": str(option.default)})

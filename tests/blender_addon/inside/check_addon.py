@@ -163,6 +163,9 @@ def test_an_unknown_engine_appears_with_its_own_settings():
     assert engines.options_of(scene, engine) == chosen, "what is automatic is left to the backend"
     group.set_steps = True
     assert engines.options_of(scene, engine) == chosen | {"steps": 4}
+    group.set_steps = False
+    group.steps = 6
+    assert engines.options_of(scene, engine) == chosen | {"steps": 6}, "who gives a value need not set it as well"
     engines.offer(offered[:1])
     assert not hasattr(scene, engines.attribute("acme.model-9"))
     assert engines.chosen(scene).name == "one2345"
