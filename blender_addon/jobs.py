@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from . import engines, painters
 from .properties import RESOLUTIONS
 from .protocol.errors import TurnaroundError
-from .protocol.messages import Direction, Event, Framing, Imagine, Option, PictureReport, PipelineInfo, Settings
+from .protocol.messages import Direction, Event, Framing, Imagine, PictureReport, PipelineInfo, Settings
+from .protocol.options import of_views_alone, still_fitting
 from .protocol.validation import check_engine, check_imagine, check_settings
 from .scene import cutouts, drawn, images, subjects
 from .scene.cameras import picture_view, viewport_direction
@@ -299,13 +300,13 @@ def looking(context: bpy.types.Context, view: bpy.types.RegionView3D) -> Job:
     frame_from_world = None
     if stamp is None:
         job = generation(context)
-        job.settings = msgspec.structs.replace(job.settings, options=_without_others(job.settings.options, engine))
+        job.settings = msgspec.structs.replace(job.settings, options=of_views_alone(job.settings.options, engine))
     else:
         obj = context.active_object
         frame_from_world = np.array(obj.matrix_world.inverted())
         frame_from_world[:3] /= stamp.scale
         frame_from_world[2, 3] += stamp.bottom
-        settings = msgspec.structs.replace(stamp.report.settings, seed=stamp.report.seed)
+        settings = _asked_before(stamp)
         if engine.name != stamp.report.pipeline:
             settings = msgspec.structs.replace(
                 settings, elevation_deg=stamp.report.elevation_deg, options=engines.options_of(scene, engine)
@@ -314,11 +315,6 @@ def looking(context: bpy.types.Context, view: bpy.types.RegionView3D) -> Job:
     looks = (viewport_direction(view, frame_from_world),)
     settings = check_settings(msgspec.structs.replace(job.settings, variants=1, look_from=looks))
     return replace(job, pipeline=engine.name, settings=settings, undo="Look from Here", in_the_way="")
-
-
-def _without_others(options: dict[str, Option], engine: PipelineInfo) -> dict[str, Option]:
-    """An engine's settings for a view alone: none of those that a mesh needs come first, unless the artist says so."""
-    return {"views": 0} | options if any(spec.name == "views" for spec in engine.options) else options
 
 
 def rebuilding(obj: bpy.types.Object, stamp: Stamp, scene: bpy.types.Scene) -> Job:
@@ -331,9 +327,7 @@ def rebuilding(obj: bpy.types.Object, stamp: Stamp, scene: bpy.types.Scene) -> J
     elevation = math.degrees(offered.elevation)
     touched = abs(elevation - report.elevation_deg) > SAME_ELEVATION_DEG
     settings = msgspec.structs.replace(
-        report.settings,
-        seed=report.seed,
-        variants=1,
+        _asked_before(stamp),
         elevation_deg=elevation if touched else report.settings.elevation_deg,
         resolution=offered.resolution,
         target_faces=offered.target_faces or None,
@@ -346,11 +340,18 @@ def regenerating(obj: bpy.types.Object, stamp: Stamp, scene: bpy.types.Scene) ->
     """The job that imagines the same picture with the next seed, beside the results that there are."""
     siblings = variants_of(stamp.group)
     seeds = [other.report.seed for sibling in siblings if (other := stamp_of(sibling))]
-    settings = msgspec.structs.replace(stamp.report.settings, seed=max(seeds) + 1, variants=1)
+    settings = msgspec.structs.replace(_asked_before(stamp), seed=max(seeds) + 1)
     first = siblings[0]
     stacked = stamp.overlap is not None or scene.turnaround.layout == "STACK"
     wish = replace(_wish_like(obj, stamp), cursor=tuple(first.matrix_world.translation), stacked=stacked)
     return _from_earlier(stamp, settings, wish, scene, "Regenerate")
+
+
+def _asked_before(stamp: Stamp) -> Settings:
+    """What made a result: one variant with its own seed, without settings that its engine does not have any more."""
+    settings, engine = stamp.report.settings, engines.offered().get(stamp.report.pipeline)
+    options = settings.options if engine is None else still_fitting(settings.options, engine)
+    return msgspec.structs.replace(settings, seed=stamp.report.seed, variants=1, options=options)
 
 
 def _wish_like(obj: bpy.types.Object, stamp: Stamp) -> Wish:

@@ -1,12 +1,11 @@
 """What an artist asked for, checked before anything acts on it, in words that name the setting at fault.
 
-Decoding validates a message's own bounds; here these bounds become sentences, and what no schema can say is checked: a
-pipeline's options against its `OptionSpec`s, and the pictures.
+Decoding validates a message's own bounds; here these bounds become sentences, and what no schema can say is checked:
+that the engine is on offer and has the options, and the pictures.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import TurnaroundError
-from .messages import MAX_PICTURE_SIDE, Imagine, OptionSpec, PainterInfo, PipelineInfo, Settings, Submit
+from .messages import MAX_PICTURE_SIDE, Imagine, PainterInfo, PipelineInfo, Settings, Submit
+from .options import check_options
 
 LABELS = {
     "seed": "Seed",
@@ -62,20 +62,6 @@ def _plain(value: Any) -> Any:
     return [msgspec.structs.asdict(item) if isinstance(item, msgspec.Struct) else item for item in value]
 
 
-def check_options(settings: Settings, pipeline: PipelineInfo) -> None:
-    """Checks a pipeline's own settings against what it offers.
-
-    Raises:
-        TurnaroundError: `settings.option`, with the field `options.NAME`.
-    """
-    specs = {spec.name: spec for spec in pipeline.options}
-    for name, value in settings.options.items():
-        if name not in specs:
-            known = ", ".join(sorted(specs)) or "none"
-            raise _option_error(name, f'{pipeline.label} has no option "{name}".', f"It has these: {known}.")
-        _check_option(specs[name], value)
-
-
 def check_engine(name: str, settings: Settings, pipelines: Mapping[str, PipelineInfo]) -> None:
     """Checks that a pipeline is on offer, has its weights, and knows the options; raises as `check_submit`."""
     pipeline = pipelines.get(name)
@@ -104,7 +90,7 @@ def check_engine(name: str, settings: Settings, pipelines: Mapping[str, Pipeline
             "Choose an engine that draws views from anywhere.",
             field="look_from",
         )
-    check_options(settings, pipeline)
+    check_options(settings.options, pipeline)
 
 
 def extra_names(settings: Settings) -> tuple[str, ...]:
@@ -303,29 +289,6 @@ def _allowed(field: str) -> str:
     if isinstance(kind, msgspec.inspect.StrType) and kind.max_length is not None and kind.pattern is None:
         return f"a text of at most {kind.max_length} characters"
     return ""
-
-
-def _check_option(spec: OptionSpec, value: bool | int | float | str) -> None:
-    same = isinstance(value, bool) == isinstance(spec.default, bool) and (
-        isinstance(value, str) == isinstance(spec.default, str)
-    )
-    whole = isinstance(spec.default, float) or not isinstance(value, float)
-    if not (same and whole):
-        wanted = {bool: "on or off", int: "a whole number", float: "a number", str: "a text"}[type(spec.default)]
-        raise _option_error(spec.name, f"{spec.label} is {value!r}, which is not possible.", f"It can be {wanted}.")
-    if spec.choices and value not in spec.choices:
-        choices = ", ".join(spec.choices)
-        raise _option_error(spec.name, f'{spec.label} has no choice "{value}".', f"Choose one of: {choices}.")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        low = -math.inf if spec.minimum is None else spec.minimum
-        high = math.inf if spec.maximum is None else spec.maximum
-        if not (math.isfinite(value) and low <= value <= high):
-            hint = f"It can be from {low:g} to {high:g}."
-            raise _option_error(spec.name, f"{spec.label} is {value}, which is not possible.", hint)
-
-
-def _option_error(name: str, sentence: str, hint: str) -> TurnaroundError:
-    return TurnaroundError("settings.option", sentence, hint, field=f"options.{name}")
 
 
 def _check_matte(matte: NDArray[Any]) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protocol.messages import Settings
-from protocol.validation import check_options, check_settings
+from protocol.options import check_options
+from protocol.validation import check_settings
 
 from .console import Bar, error_console, output_console
 from .generate import parse_options
@@ -62,7 +63,7 @@ def evaluate_consistency(
     methods = {}
     for name, changed in {pipeline: [], **{f"{pipeline}, {text}": [text] for text in compare}}.items():
         settings = check_settings(Settings(seed=seed, options=parse_options([*options, *changed], info)))
-        check_options(settings, info)
+        check_options(settings.options, info)
         methods[name] = pipeline_views(chosen, settings, device)
 
     names = set(spread([file.name for file in known], OBJECTS))

@@ -11,7 +11,8 @@ import typer
 
 from protocol.errors import TurnaroundError
 from protocol.messages import PipelineInfo, Settings
-from protocol.validation import check_options, check_settings
+from protocol.options import check_options
+from protocol.validation import check_settings
 
 from .console import Bar, Verbose, error_console, output_console, warn
 from .device import Device, DeviceChoice, choose
@@ -135,7 +136,7 @@ def evaluate(
     chosen = registry.pipeline(pipeline)
     info = chosen.info()
     settings = check_settings(Settings(seed=seed, resolution=resolution, options=parse_options(option or [], info)))
-    check_options(settings, info)
+    check_options(settings.options, info)
 
     where = choose(device)
     similarity = _similarity(clip, where)
@@ -146,7 +147,7 @@ def evaluate(
         methods["input view alone"] = pipeline_method(chosen, simpler, where)
     for pair in compare or []:
         other = Settings(seed=seed, resolution=resolution, options={**settings.options, **parse_options([pair], info)})
-        check_options(other, info)
+        check_options(other.options, info)
         methods[pair] = pipeline_method(chosen, other, where)
     if retrieval and not _others(val, files):
         error_console().print("Retrieval is left out: all meshes are measured, and none is left to find.")

@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from protocol.messages import Settings, Submit
+from protocol.options import of_views_alone
 from protocol.validation import check_engine, check_settings, check_submit, extra_names
 
 from .console import Bar, Verbose, output_console
@@ -68,8 +69,8 @@ def views(
     )
     with closing(choose_runner(backend, connect, device, cache)) as runner:
         info = runner.info(pipeline)
-        options = {"views": 0} if any(spec.name == "views" for spec in info.options) else {}
-        settings = msgspec.structs.replace(settings, options=options | parse_options(option or [], info))
+        options = of_views_alone(parse_options(option or [], info), info)
+        settings = msgspec.structs.replace(settings, options=options)
         check_engine(pipeline, settings, {pipeline: info})
         job = Job(read(picture), pipeline, settings, tuple(read(path) for path, _ in others))
         arrays = {"picture": job.picture, **dict(zip(extra_names(settings), job.extra_pictures, strict=True))}

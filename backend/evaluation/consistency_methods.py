@@ -39,6 +39,7 @@ from backend.pipelines.registry import Pipeline, Request
 from backend.pipelines.stage import Progress, StageCache
 from protocol.errors import TurnaroundError
 from protocol.messages import Direction, Settings
+from protocol.options import of_views_alone
 
 TRUTH, OTHERS = "ground truth", "different objects"
 """The bounds: renders of the object itself, and at each camera another object."""
@@ -68,8 +69,8 @@ def pipeline_views(pipeline: Pipeline, settings: Settings, device: str, *, count
     for them; nothing is cached from one picture to the next.
     """
     info = pipeline.info()
-    if info.novel_views and any(spec.name == "views" for spec in info.options):
-        settings = msgspec.structs.replace(settings, options={"views": 0} | settings.options)
+    if info.novel_views:
+        settings = msgspec.structs.replace(settings, options=of_views_alone(settings.options, info))
 
     def views(example: Example) -> ViewSet:
         asked = _looking(settings, example.camera, count) if info.novel_views else settings

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import bpy
+import msgspec
 import numpy as np
 
 PACKAGE = "bl_ext.user_default.turnaround"
@@ -251,6 +252,23 @@ def test_rebuild_keeps_the_object_and_comes_from_the_cache():
     assert "views" in stamp.report.cached, "the views were not drawn again"
     assert [mesh.name for mesh in bpy.data.meshes] == [obj.data.name], "no mesh is left over"
     settings().height = 0.0
+    clear()
+
+
+def test_rebuild_bears_settings_that_the_engine_has_no_longer():
+    generate()
+    finished()
+    (obj,) = results()
+    stamp = stamps.stamp_of(obj)
+    options = stamp.report.settings.options | {"steps": -1, "end": "oddly", "sharpness": 0.5}
+    stamp.report = msgspec.structs.replace(
+        stamp.report, settings=msgspec.structs.replace(stamp.report.settings, options=options)
+    )
+    stamp.put(obj)
+    assert bpy.ops.turnaround.rebuild() == {"FINISHED"}
+    finished()
+    (obj,) = results()
+    assert not {"steps", "end", "sharpness"} & stamps.stamp_of(obj).report.settings.options.keys()
     clear()
 
 
