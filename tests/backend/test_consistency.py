@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -236,9 +237,10 @@ def test_the_command_scores_a_pipeline_between_its_bounds(
     folder: Path, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "pipelines", lambda: {"one2345": Turntable(examples[0])})
-    monkeypatch.setattr("backend.cli.consistency.measures", lambda seed, device: Measures(spec=SPEC))
-    command = ["evaluate", "consistency", "--meshes", folder, "-o", tmp_path, "--limit", 1, "--device", "cpu"]
-    result = CliRunner().invoke(app, [*map(str, command), "--json"], catch_exceptions=False)
+    command = import_module("backend.cli.evaluate.consistency")  # the name in its package is the command
+    monkeypatch.setattr(command, "measures", lambda seed, device: Measures(spec=SPEC))
+    arguments = ["evaluate", "consistency", "--meshes", folder, "-o", tmp_path, "--limit", 1, "--device", "cpu"]
+    result = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found == json.loads((tmp_path / "consistency.json").read_text())
@@ -249,8 +251,8 @@ def test_the_command_scores_a_pipeline_between_its_bounds(
     assert "| ground truth |" in (tmp_path / "consistency.md").read_text()
     assert (tmp_path / "consistency.png").stat().st_size > 1000
 
-    arguments = [*map(str, command), "--option", "views=0", "--compare", "views=8"]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    arguments += ["--option", "views=0", "--compare", "views=8"]
+    result = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "views.few" in result.stderr
     failed = {

@@ -181,3 +181,11 @@ def test_the_command_measures_the_pipeline_beside_both_baselines(
     width, height = Image.open(out / "sheet.png").size
     assert width > 4 * 160
     assert height > 5 * 160, "a row for each method and one for the truth of one object"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["elevation", "--compare", "views=1"], "--compare"), (["nonsense"], "nonsense")]
+)
+def test_what_a_measurement_does_not_have_is_refused(folder: Path, arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["evaluate", *arguments, "--meshes", str(folder)])
+    assert (result.exit_code, said in result.output) == (2, True)

@@ -12,7 +12,7 @@ import weights_samples as samples
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from backend.cli.consistency import measures
+from backend.cli.evaluate.consistency import measures
 from backend.evaluation.fid import FidDistance, frechet_distance
 from backend.evaluation.inception import Inception, Mixed
 from backend.evaluation.lpips import LAYERS, POOLED, SCALE, SHIFT, LpipsDistance

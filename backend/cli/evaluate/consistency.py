@@ -2,53 +2,54 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from protocol.messages import Settings
-from protocol.options import check_options
-from protocol.validation import check_settings
+import typer
 
-from .console import Bar, error_console, output_console
-from .generate import parse_options
+from ..console import Verbose, error_console, output_console
+from ..device import Device, DeviceChoice, choose
+from .common import (
+    OUTPUT,
+    Compare,
+    Engine,
+    Limit,
+    Meshes,
+    Options,
+    Output,
+    Seed,
+    Shown,
+    asked,
+    counted,
+    measured_meshes,
+    show,
+)
 
 if TYPE_CHECKING:
     from backend.evaluation.consistency_methods import Measures, ObjectScore, Pictures
     from backend.evaluation.examples import Example
-    from backend.training.data.meshes import MeshFile
 
 OBJECTS = 16
 """Different objects of the lower bound, at most; as many as a set of views commonly has."""
 
 
-def evaluate_consistency(
-    measured: list[MeshFile],
-    known: list[MeshFile],
-    output: Path,
-    pipeline: str,
-    options: list[str],
-    compare: list[str],
-    device: str,
-    *,
-    seed: int,
-    shown: int,
-    json: bool,
+def consistency(
+    meshes: Meshes,
+    output: Output = OUTPUT,
+    pipeline: Engine = "one2345",
+    option: Options = None,
+    compare: Compare = None,
+    limit: Limit = None,
+    shown: Shown = 12,
+    seed: Seed = 0,
+    device: Device = DeviceChoice.AUTO,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Scores the views that a pipeline draws of each mesh, beside the two bounds at the same cameras.
+    """Whether an engine's views agree: how well a field that is fitted to half of them shows the other half.
 
-    Args:
-        measured: the meshes.
-        known: meshes that the lower bound may show.
-        output: folder for a table, JSON and a sheet.
-        pipeline: its name.
-        options: NAME=VALUE, the pipeline's own.
-        compare: the same; with each of them instead, the pipeline is scored once more.
-        device: torch device.
-        seed: of the pictures, the pipeline and the fits.
-        shown: objects on the sheet.
-        json: print JSON instead of a table.
+    Beside that stand true views, and views of different objects.
     """
-    from backend.evaluation.cells import as_table, page
+    from backend.evaluation.cells import page
     from backend.evaluation.consistency_methods import measured as measured_by
     from backend.evaluation.consistency_methods import pipeline_views, run
     from backend.evaluation.consistency_report import COLUMNS, TITLE, ComparisonSheet, as_json, cells
@@ -57,40 +58,37 @@ def evaluate_consistency(
     from backend.evaluation.report import spread
     from backend.geometry.export import write_file
     from backend.pipelines import registry
+    from backend.training.data.meshes import find_meshes
 
-    chosen = registry.pipeline(pipeline)
-    info = chosen.info()
-    methods = {}
-    for name, changed in {pipeline: [], **{f"{pipeline}, {text}": [text] for text in compare}}.items():
-        settings = check_settings(Settings(seed=seed, options=parse_options([*options, *changed], info)))
-        check_options(settings.options, info)
-        methods[name] = pipeline_views(chosen, settings, device)
+    files, where = find_meshes(meshes), choose(device)
+    measured, known = measured_meshes(files, limit), [file for file in files if file.split == "val"] or files
+    chosen, own, methods = registry.pipeline(pipeline), option or [], {}
+    for name, changed in {pipeline: [], **{f"{pipeline}, {pair}": [pair] for pair in compare or []}}.items():
+        settings = asked(chosen.info(), [*own, *changed], seed=seed)
+        methods[name] = pipeline_views(chosen, settings, where)
 
     names = set(spread([file.name for file in known], OBJECTS))
     objects = list(make_examples([file for file in known if file.name in names], seed=seed))
     if len(objects) < 2:
         error_console().print("The lower bound is left out: there is only one mesh.")
     sheet = ComparisonSheet(spread([file.name for file in measured], shown))
-    total, done = len(measured) * (len(methods) + (2 if len(objects) > 1 else 1)), 0
-    with Bar() as bar:
+    with counted(len(measured) * (len(methods) + (2 if len(objects) > 1 else 1))) as advance:
 
         def on_done(example: Example, score: ObjectScore, pictures: Pictures | None) -> None:
-            nonlocal done
-            done += 1
             sheet.add(example, score, pictures)
-            bar.update("Evaluating", done, total, done / total)
+            advance()
 
         scores, summaries = run(
             methods,
             make_examples(measured, seed=seed),
             objects,
-            measures=measures(seed, device),
+            measures=measures(seed, where),
             on_done=on_done,
         )
     about: dict[str, Any] = {
         "pipeline": pipeline,
-        "options": options,
-        "device": device,
+        "options": own,
+        "device": where,
         "meshes": len(measured),
         "seed": seed,
     }
@@ -106,10 +104,8 @@ def evaluate_consistency(
         error_console().print(f"{code}: no score of {named}.", markup=False)
     if json:
         output_console().print(content.decode(), markup=False, soft_wrap=True)
-        return
-    for title, table in tables.items():
-        output_console().print(as_table(title, table))
-    output_console().print(str(output), markup=False)
+    else:
+        show(tables, output)
 
 
 def measures(seed: int, device: str) -> Measures:
