@@ -149,7 +149,7 @@ class RandomNetworks(Networks):
     def mesh(self) -> None:
         """Of Gaussians to a mesh with colours."""
         stages = Stages(StageCache(), Progress())
-        mesh_of(self.ball, self.picture, self.camera, self.sizes.settings, stages, self.digest)
+        mesh_of(self.ball, self.picture, self.camera, self.sizes.settings, stages, self.digest, outline=False)
 
     def splat(self) -> None:
         """What one step is shown."""

@@ -14,6 +14,7 @@ from backend.geometry.cameras import Camera, project
 from backend.geometry.export import vertex_normals
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.geometry.render import Scene, prepare, render
+from backend.geometry.sampling import sampled
 
 F32 = NDArray[np.float32]
 
@@ -62,10 +63,9 @@ def project_picture(mesh: Mesh, scene: Scene, normals: F32, picture: NDArray[np.
     pixels, depth = project(camera, mesh.vertices.astype(np.float64), size)
     premultiplied = picture.astype(np.float32) / 255
     premultiplied[..., :3] *= premultiplied[..., 3:]
-    x, y = (pixels - 0.5).astype(np.float32).T  # OpenCV's pixel centres lie at integers
-    sampled = _remap(premultiplied, x, y)
-    alpha = sampled[:, 3]
-    rgb = sampled[:, :3] / np.maximum(alpha, 1e-3)[:, None]
+    looked_up = sampled(premultiplied, pixels)
+    alpha = looked_up[:, 3]
+    rgb = looked_up[:, :3] / np.maximum(alpha, 1e-3)[:, None]
     nearest = render(scene, camera, DEPTH_SIZE, supersampling=1).depth
     # the nearest of the pixel and its neighbours: a silhouette's pixel may have missed the edge by a hair
     nearest = np.asarray(cv2.dilate(nearest, np.ones((3, 3), np.uint8)), np.float32)
@@ -76,14 +76,6 @@ def project_picture(mesh: Mesh, scene: Scene, normals: F32, picture: NDArray[np.
     cosine = (normals * towards).sum(1)
     facing = np.clip((cosine - GRAZING[0]) / (GRAZING[1] - GRAZING[0]), 0, 1)
     return Painted(rgb, (seen * facing).astype(np.float32), alpha)
-
-
-def _remap(picture: F32, x: F32, y: F32) -> F32:
-    # OpenCV takes at most 32,767 rows or columns
-    side = int(np.ceil(np.sqrt(max(len(x), 1))))
-    padded = [np.pad(c, (0, side * side - len(c))).reshape(side, side) for c in (x, y)]
-    sampled = cv2.remap(picture, padded[0], padded[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    return np.asarray(sampled, np.float32).reshape(-1, picture.shape[-1])[: len(x)]
 
 
 def paint(

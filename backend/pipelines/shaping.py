@@ -15,11 +15,23 @@ from backend.geometry.cleanup import clean, decimate
 from backend.geometry.colors import Blend, paint
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.geometry.meshing import extract_surface
+from backend.geometry.outline import trace_outline
+from backend.pipelines.choosing import TINY
 from backend.pipelines.stage import Stages
-from backend.reconstructors.base import Field
-from protocol.messages import Settings
+from backend.reconstructors.base import Field, OutlinedField
+from protocol.messages import OptionSpec, Settings
 
 NO_VIEWS = ViewSet(np.zeros((0, 64, 64, 4), np.uint8), ())
+
+OUTLINE = OptionSpec(
+    name="outline",
+    label="Keep the Outline",
+    description="Fill the picture's outline where the shape has lost a part of it, and cut away what lies beside it. "
+    "Automatic does so with the small weights, which lose what is thin",
+    default=True,
+    automatic=True,
+)
+"""A setting of every pipeline that makes its mesh by `finish`."""
 
 CELLS_PER_SMOOTHING = 12
 """One pair of Taubin steps for so many cells: enough to take off the stairs of the network's own, coarser lattice."""
@@ -90,6 +102,11 @@ class Recipe(Protocol):
         """
 
 
+def keeps_outline(settings: Settings, weights: str = TINY) -> bool:
+    """Whether the mesh is to keep the picture's outline: as asked, or as suits the weights."""
+    return bool(settings.options.get(OUTLINE.name, weights == TINY))
+
+
 def surface(field: Field, cells: int, smoothing: int | None = None) -> Mesh:
     """The field's zero level without colours, specks removed.
 
@@ -115,6 +132,7 @@ def finish(
     settings: Settings,
     stages: Stages,
     weights: str,
+    outline: bool,
     smoothing: int | None = None,
     trust: float = 1.0,
 ) -> Mesh:
@@ -129,15 +147,20 @@ def finish(
         settings: resolution and target faces.
         stages: the job's.
         weights: digest of those that field and colours depend on.
+        outline: whether the shape has to keep to the picture's outline.
         smoothing: see `surface`.
         trust: see `paint`.
     """
 
     def compute() -> dict[str, NDArray[Any]]:
-        shape = surface(field, settings.resolution, smoothing)
+        shape = field
+        if outline:
+            traced = trace_outline(field.distance, field.half, picture[..., 3], camera)
+            shape = OutlinedField(field, traced)
+        mesh = surface(shape, settings.resolution, smoothing)
         if settings.target_faces is not None:
-            shape = decimate(shape, settings.target_faces)
-        return vars(paint(shape, picture, camera, views, blend, trust))
+            mesh = decimate(mesh, settings.target_faces)
+        return vars(paint(mesh, picture, camera, views, blend, trust))
 
     arrays = stages.run(
         "meshing",
@@ -149,6 +172,7 @@ def finish(
         cameras=None if views is None else views.cameras,
         resolution=settings.resolution,
         target_faces=settings.target_faces,
+        outline=outline,
         smoothing=smoothing,
         trust=trust,
         weights=weights,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.geometry.mesh import ViewSet
+from backend.geometry.outline import Outline
 from backend.pipelines.stage import Progress
 
 
@@ -79,6 +80,32 @@ class ThinnedField:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See `Field`."""
         return {**self.field.arrays(), "layer": np.array(self.layer)}
+
+
+@dataclass(frozen=True)
+class OutlinedField:
+    """A shape that keeps to its picture's outline.
+
+    Attributes:
+        field: the shape.
+        outline: of the picture, as it was traced for this shape.
+    """
+
+    field: Field
+    outline: Outline
+
+    @property
+    def half(self) -> float:
+        """Half the cube's side."""
+        return self.field.half
+
+    def distance(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Field`."""
+        return self.outline.keep(points, self.field.distance(points))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See `Field`; all of the outline follows from these."""
+        return {**self.field.arrays(), "outline": self.outline.beside}
 
 
 class Reconstructor(Protocol):

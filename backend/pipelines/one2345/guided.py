@@ -19,7 +19,7 @@ from backend.geometry.cameras import Camera
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.pipelines.one2345.networks import Networks
 from backend.pipelines.one2345.selection import view_cameras
-from backend.pipelines.shaping import NO_VIEWS, Elevation, Made, finish
+from backend.pipelines.shaping import NO_VIEWS, Elevation, Made, finish, keeps_outline
 from backend.pipelines.shipped import EXCESS
 from backend.pipelines.stage import KeepError, Preview, Stages
 from backend.preparation.framing import DEFAULT_FOV_DEG, framed_camera
@@ -104,6 +104,7 @@ class Guided:
             settings=settings,
             stages=stages,
             weights=weights,
+            outline=keeps_outline(settings),
             trust=DRAWN_TRUST,
         )
         return Made(mesh, views, elevation, camera)

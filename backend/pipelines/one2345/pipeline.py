@@ -14,7 +14,7 @@ from backend.pipelines.choosing import AUTO, TINY
 from backend.pipelines.engine import Choice, Engine
 from backend.pipelines.one2345.selection import MAX_VIEWS
 from backend.pipelines.preparing import Framer, frame_finely
-from backend.pipelines.shaping import Recipe
+from backend.pipelines.shaping import OUTLINE, Recipe
 from backend.preparation.published import frame_as_published, lower_contrast
 from backend.weights.store import catalogue, is_present
 from protocol.messages import Framing, OptionSpec, PipelineInfo, Settings
@@ -111,6 +111,7 @@ OPTIONS = (
         description="Compile the published view generator: the first mesh takes minutes longer, later ones less",
         default=False,
     ),
+    OUTLINE,
 )
 
 

@@ -28,7 +28,7 @@ from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
 from backend.pipelines.one2345.networks import Networks
 from backend.pipelines.one2345.selection import ANCHOR_MOVES, Moves, moved, ring_moves
-from backend.pipelines.shaping import NO_VIEWS, Elevation, Made, finish
+from backend.pipelines.shaping import NO_VIEWS, Elevation, Made, finish, keeps_outline
 from backend.pipelines.shipped import EXCESS
 from backend.pipelines.stage import KeepError, Preview, Stages
 from backend.preparation.framing import framed_camera
@@ -182,6 +182,7 @@ class Published:
                 settings=settings,
                 stages=stages,
                 weights=weights_digest(tiny_path("sparseneus")),
+                outline=keeps_outline(settings),
             )
             return Made(mesh, NO_VIEWS, elevation, camera)
 
@@ -192,7 +193,16 @@ class Published:
         blend = partial(self.reconstructor.blend, sources, field)
         weights = self.digest(self.sparseneus)
         mesh = finish(
-            field, picture, camera, near, blend, settings=settings, stages=stages, weights=weights, smoothing=0
+            field,
+            picture,
+            camera,
+            near,
+            blend,
+            settings=settings,
+            stages=stages,
+            weights=weights,
+            outline=keeps_outline(settings, self.zero123.name),
+            smoothing=0,
         )
         return Made(mesh, views + near, elevation, camera)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from backend.pipelines.choosing import AUTO, TINY
 from backend.pipelines.engine import Choice, Engine
-from backend.pipelines.shaping import Recipe
+from backend.pipelines.shaping import OUTLINE, Recipe
 from backend.weights.store import catalogue, is_present
 from protocol.messages import OptionSpec, PipelineInfo
 
@@ -84,6 +84,7 @@ OPTIONS = (
         minimum=0,
         maximum=1000,
     ),
+    OUTLINE,
 )
 
 INFO = PipelineInfo(

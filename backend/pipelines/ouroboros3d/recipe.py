@@ -20,7 +20,7 @@ from backend.geometry.mesh import Mesh
 from backend.pipelines.choosing import TINY
 from backend.pipelines.ouroboros3d.loop import Feeding, State
 from backend.pipelines.ouroboros3d.networks import Networks
-from backend.pipelines.shaping import Made, finish
+from backend.pipelines.shaping import Made, finish, keeps_outline
 from backend.pipelines.shipped import ShippedNetworks
 from backend.pipelines.stage import Preview, Progress, Stages
 from backend.preparation.framing import DEFAULT_FOV_DEG, framed_camera
@@ -80,12 +80,20 @@ class Ouroboros3DRecipe:
             progress.begin("Polishing", (0.8, 0.92), Preview(views=views.images))
             gaussians = networks.polish(gaussians, picture, views, steps, stages)
         progress.begin("Meshing", (0.92, 1.0), Preview(views=views.images))
-        mesh = mesh_of(gaussians, picture, camera, settings, stages, networks.digest)
+        outline = keeps_outline(settings, self.weights)
+        mesh = mesh_of(gaussians, picture, camera, settings, stages, networks.digest, outline=outline)
         return Made(mesh, views, elevation, camera, gaussians.packed())
 
 
 def mesh_of(
-    gaussians: Gaussians, picture: NDArray[np.uint8], camera: Camera, settings: Settings, stages: Stages, weights: str
+    gaussians: Gaussians,
+    picture: NDArray[np.uint8],
+    camera: Camera,
+    settings: Settings,
+    stages: Stages,
+    weights: str,
+    *,
+    outline: bool,
 ) -> Mesh:
     """The surface of Gaussians, in the picture's colours where it sees and in their own elsewhere."""
     field = fuse(gaussians, settings.resolution, CUBE_HALF, lowest_deg=LOWEST_DEG)
@@ -98,6 +106,7 @@ def mesh_of(
         settings=settings,
         stages=stages,
         weights=weights,
+        outline=outline,
     )
 
 

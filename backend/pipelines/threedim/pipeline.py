@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from backend.pipelines.choosing import AUTO, TINY
 from backend.pipelines.engine import Choice, Engine
-from backend.pipelines.shaping import Recipe
+from backend.pipelines.shaping import OUTLINE, Recipe
 from backend.weights.store import catalogue, is_present
 from protocol.messages import OptionSpec, PipelineInfo
 
@@ -94,6 +94,7 @@ OPTIONS = (
         minimum=0.1,
         maximum=10.0,
     ),
+    OUTLINE,
 )
 
 

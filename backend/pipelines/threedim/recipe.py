@@ -24,7 +24,7 @@ from backend.geometry.mesh import Mesh, ViewSet
 from backend.geometry.overpaint import paint_over
 from backend.pipelines.choosing import AUTO, TINY
 from backend.pipelines.one2345.selection import view_cameras
-from backend.pipelines.shaping import NO_VIEWS, Made, finish
+from backend.pipelines.shaping import NO_VIEWS, Made, finish, keeps_outline
 from backend.pipelines.shipped import EXCESS
 from backend.pipelines.stage import KeepError, Preview, Stages
 from backend.pipelines.threedim.networks import Networks, Sampling
@@ -133,6 +133,7 @@ class ThreeDimRecipe:
             settings=settings,
             stages=stages,
             weights=weights_digest(tiny_path("sparseneus")),
+            outline=keeps_outline(settings),
             trust=DRAWN_TRUST,
         )
         if len(pictures) > 1:
