@@ -83,11 +83,11 @@ def trace_outline(shape: SignedDistance, half: float, alpha: NDArray[np.uint8], 
     Args:
         shape: signed distance within the cube [-half, half]^3.
         half: see there.
-        alpha: uint8 [S, S] of the framed picture; the subject is where it is above the middle.
+        alpha: uint8 [S, S] of the framed picture; the subject is where it is more than half of the highest.
         camera: the picture's.
     """
     size = len(alpha)
-    beside = _signed_distance(alpha > 127) / np.float32(camera.focal(size))
+    beside = _signed_distance(alpha > alpha.max() // 2) / np.float32(camera.focal(size))
     near = beside * np.float32(camera.distance)  # as wide as it is about the object's middle
     coarse = cv2.resize(near, (LINES, LINES), interpolation=cv2.INTER_AREA)
     pitch = camera.distance * size / LINES / camera.focal(size)

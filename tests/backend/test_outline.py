@@ -107,3 +107,12 @@ def test_a_shape_lost_altogether_stands_where_the_camera_looks() -> None:
     mesh = kept(nothing, alpha, camera)
     assert overlap(seen(mesh, camera), alpha > 127) > 0.75
     assert np.abs(mesh.vertices[:, :2]).max() < 0.1
+
+
+def test_a_subject_that_is_half_transparent_everywhere_has_an_outline() -> None:
+    camera = framed_camera(15.0)
+    alpha = picture_of(TABLE, camera)
+    points = np.random.default_rng(1).uniform(-0.5, 0.5, (5_000, 3)).astype(np.float32)
+    found = [trace_outline(TABLE.distance, TABLE.half, a, camera) for a in (alpha, (alpha * 0.4).astype(np.uint8))]
+    first, second = (outline.keep(points, TABLE.distance(points)) for outline in found)
+    np.testing.assert_allclose(first, second)
