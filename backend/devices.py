@@ -80,10 +80,10 @@ def empty_cache() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; torch's CPU allocator raises a bare RuntimeError."""
+    """Whether an error says that memory ran out; torch's CPU allocator, cuBLAS and cuDNN raise bare RuntimeErrors."""
     text = str(error).lower()
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    words = ("out of memory", "not enough memory", "can't allocate memory")
+    words = ("out of memory", "not enough memory", "can't allocate memory", "status_alloc_failed")
     return named or (isinstance(error, RuntimeError) and any(word in text for word in words))
 
 

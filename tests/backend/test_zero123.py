@@ -349,7 +349,15 @@ def test_each_picture_is_encoded_once(generator, monkeypatch):
     assert counts == {"image_encoder": 2, "vae": 2}
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("MPS: out of memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("MPS: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
 def test_batches_shrink_when_memory_runs_out(generator, monkeypatch, error):
     requests = second_stage()
     plenty = generator.draw(requests, **SETTINGS, progress=Progress())
