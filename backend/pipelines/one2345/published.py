@@ -9,7 +9,7 @@ Zero123 is told turns, not elevations: an elevation that the artist overrides re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -257,7 +257,7 @@ class Published:
     def elevation(
         self, near: ViewSet, camera: Camera, regressed: Elevation, settings: Settings, stages: Stages
     ) -> Elevation:
-        """The artist's; else where the near views agree; else what our regressor read off the picture.
+        """The artist's; else where the near views agree; else what our regressor read off the picture, with a word.
 
         Args:
             near: the near views of the first view.
@@ -289,7 +289,7 @@ class Published:
         )
         degrees, spread, measured = arrays["estimate"]
         if not measured:
-            return regressed
+            return replace(regressed, note=unmatched(regressed))
         return Elevation(float(degrees), float(spread), "estimated", bytes(arrays["note"]).decode())
 
     def reconstruct(self, sources: ViewSet, stages: Stages) -> SdfField:
@@ -308,6 +308,15 @@ class Published:
             weights=self.digest(self.sparseneus),
         )
         return self.reconstructor.restored(arrays)
+
+
+def unmatched(regressed: Elevation) -> str:
+    """What to tell the artist where the elevation is no more than the regressor's reading."""
+    found, spread = f"{regressed.degrees:.0f}°", f"{max(regressed.spread, 1):.0f}°"
+    return (
+        f"The drawn views could not be matched, so the elevation is only read off the picture: {found} ± {spread}. "
+        "Set it yourself if the shape leans."
+    )
 
 
 def chosen_sampling(settings: Settings, seed: int) -> Sampling:

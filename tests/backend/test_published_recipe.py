@@ -1,0 +1,174 @@
+"""The published recipe's wiring: what is drawn from what, and from where, with recorders in the networks' places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from backend.elevation.matching import Matcher
+from backend.generators.zero123.generator import ViewRequest
+from backend.geometry.cameras import Camera
+from backend.geometry.mesh import Mesh, ViewSet
+from backend.pipelines.one2345 import published
+from backend.pipelines.one2345.pipeline import One2345
+from backend.pipelines.one2345.published import Published
+from backend.pipelines.registry import Request
+from backend.pipelines.shaping import Elevation, Made
+from backend.pipelines.stage import Progress, StageCache, Stages
+from backend.weights.store import WeightsEntry
+from protocol.messages import Report, Settings
+
+READ = Elevation(23.0, 11.0, "estimated")
+"""What the regressor makes of every picture."""
+
+MESH = Mesh(np.eye(4, 3, dtype=np.float32), np.array([[0, 1, 2]], np.int32), np.full((4, 4), 255, np.uint8))
+
+
+def picture() -> NDArray[np.uint8]:
+    """A framed picture, noise on a transparent ground."""
+    image = np.random.default_rng(0).integers(0, 250, (512, 512, 4), dtype=np.uint8)
+    image[..., 3] = 0
+    image[64:448, 128:384, 3] = 255
+    return image
+
+
+@dataclass
+class Call:
+    """One call of the generator."""
+
+    requests: list[ViewRequest]
+    options: dict[str, Any]
+
+
+class Generator:
+    """Draws each view in a colour of its own, with one pixel that is nearly white."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.count = 0
+
+    def draw(self, requests: Sequence[ViewRequest], *, progress: Progress, **options: object) -> ViewSet:
+        self.calls.append(Call(list(requests), options))
+        images = np.zeros((len(requests), 256, 256, 4), np.uint8)
+        images[..., 3] = 255
+        images[:, 0, 0, :3] = 254
+        for image in images:
+            self.count += 1
+            image[1:, :, :3] = self.count
+        return ViewSet(images, tuple(request.target for request in requests))
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many views each call drew."""
+        return [len(call.requests) for call in self.calls]
+
+    @property
+    def requests(self) -> list[ViewRequest]:
+        """Of all calls."""
+        return [request for call in self.calls for request in call.requests]
+
+
+class Reconstructor:
+    """Remembers what it is shown."""
+
+    def __init__(self) -> None:
+        self.sources: list[ViewSet] = []
+
+    def reconstruct(self, views: ViewSet, *, progress: Progress) -> SimpleNamespace:
+        self.sources.append(views)
+        return SimpleNamespace(arrays=lambda: {"volume": np.zeros(1)})
+
+    def restored(self, arrays: object) -> SimpleNamespace:
+        return SimpleNamespace(name="published")
+
+    def blend(self, *args: object) -> None:
+        raise NotImplementedError
+
+
+class PreviewNetworks:
+    """In the place of the small networks."""
+
+    def elevation(self, picture: NDArray[np.uint8], settings: Settings, stages: Stages) -> Elevation:
+        return READ if settings.elevation_deg is None else Elevation.given(settings.elevation_deg)
+
+    def source(self, picture: NDArray[np.uint8], camera: Camera) -> Camera:
+        return camera
+
+    def reconstruct(self, source: Camera, stages: Stages) -> SimpleNamespace:
+        return SimpleNamespace(name="preview", half=0.6, distance=None, camera=source)
+
+    def coarse_mesh(self, field: object, picture: NDArray[np.uint8], camera: Camera) -> Mesh:
+        return MESH
+
+
+class Recipe(Published):
+    """The product's recipe on recorders."""
+
+    def __init__(self, weights: str = "zero123-xl", matcher: Matcher = lambda images: {}) -> None:
+        super().__init__(weights, "cpu")
+        self.generator: Any = Generator()
+        self.reconstructor: Any = Reconstructor()
+        self.preview: Any = PreviewNetworks()
+        self.matched: list[NDArray[np.uint8]] = []
+        self.matcher = lambda images: (self.matched.append(images), matcher(images))[1]
+
+    def digest(self, entry: WeightsEntry) -> str:
+        return entry.name
+
+
+@dataclass
+class Finished:
+    """The calls of `finish`."""
+
+    cameras: list[Camera] = field(default_factory=list)
+    fields: list[str] = field(default_factory=list)
+    options: list[dict[str, Any]] = field(default_factory=list)
+
+
+@pytest.fixture(autouse=True)
+def finished(monkeypatch: pytest.MonkeyPatch) -> Finished:
+    """What is meshed and painted, in its place."""
+    found = Finished()
+
+    def finish(shape: Any, picture: object, camera: Camera, views: object, blend: object, **options: object) -> Mesh:
+        found.cameras.append(camera)
+        found.fields.append(getattr(shape, "name", "thinned"))
+        found.options.append(options)
+        return MESH
+
+    monkeypatch.setattr(published, "finish", finish)
+    return found
+
+
+def make(recipe: Published, settings: Settings | None = None, cache: StageCache | None = None) -> Made:
+    return recipe.make([picture()], settings or Settings(), 7, Stages(cache or StageCache(), Progress()))
+
+
+def report_of(recipe: Published, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Report:
+    """What the whole pipeline says of a mesh by the recipe."""
+    monkeypatch.setattr(One2345, "installed", lambda self: ("zero123-xl",))
+    monkeypatch.setattr(One2345, "make_recipe", lambda self, choice: recipe)
+    (output,) = One2345().generate(Request(picture(), settings), device="cpu", cache=StageCache(), progress=Progress())
+    return output.report
+
+
+# -------------------------------------------------------------------------------------------------- the elevation
+
+
+def test_views_that_cannot_be_matched_are_said_not_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "could not be matched, so the elevation is only read off the picture: 23° ± 11°"
+    chosen: dict[str, Any] = {"weights": "zero123-xl"}
+    report = report_of(Recipe(), Settings(options=chosen), monkeypatch)
+    assert report.elevation_deg == 23.0
+    assert [words in warning for warning in report.warnings].count(True) == 1
+    for settings in (
+        Settings(options=chosen, elevation_deg=20.0),
+        Settings(options={**chosen, "elevation_from": "regression"}),
+    ):
+        assert not any(words in warning for warning in report_of(Recipe(), settings, monkeypatch).warnings)
