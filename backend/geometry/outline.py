@@ -32,12 +32,6 @@ DECISION = 0.01
 THICKEST = 0.05
 """Of the sheet, half its thickness at most, in object units."""
 
-LOST = 0.02
-"""A line that misses the shape by more, in object units, has lost it; by less, the shape is only a little too small."""
-
-JOINING = 4
-"""About such lines, in lines, the sheet reaches into what is there, so that it is one with it."""
-
 SOFTNESS = 0.03
 """Within this distance of both, in object units, shape and sheet flow into each other."""
 
@@ -95,8 +89,8 @@ def trace_outline(shape: SignedDistance, half: float, alpha: NDArray[np.uint8], 
 
     miss, depth = _nearest(shape, half, camera, within)
     depth = _averaged(depth, np.where(within, np.exp(-np.clip(miss, 0, 1) / NEARNESS), 0), camera.distance)
-    around = np.ones((2 * JOINING + 1,) * 2, np.uint8)
-    filled = within & (cv2.dilate((within & (miss > LOST)).astype(np.uint8), around) > 0)
+    missed = (within & (miss > 0)).astype(np.uint8)
+    filled = cv2.dilate(missed, np.ones((3, 3), np.uint8)) > 0  # to the outline, and into what is there
     thickness = np.where(filled, np.minimum(np.maximum(-coarse, 0) + pitch / 2, THICKEST), -THICKEST)
     slope = np.sqrt(1 + sum(np.square(np.gradient(depth, axis=axis) / pitch) for axis in (0, 1)))
 

@@ -96,7 +96,7 @@ def test_a_shape_that_fills_its_outline_stays_as_it_is() -> None:
     own, kept_distance = TABLE.distance(points), outline.keep(points, TABLE.distance(points))
     assert ((own < 0) != (kept_distance < 0)).mean() < 0.002
     for low, high in zip(before.vertices.min(0), mesh.vertices.min(0), strict=True):
-        assert low == pytest.approx(high, abs=0.01)
+        assert low == pytest.approx(high, abs=0.02), "but for a line of sight"
 
 
 def test_a_shape_lost_altogether_stands_where_the_camera_looks() -> None:
