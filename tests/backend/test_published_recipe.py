@@ -172,3 +172,25 @@ def test_views_that_cannot_be_matched_are_said_not_to_be(monkeypatch: pytest.Mon
         Settings(options={**chosen, "elevation_from": "regression"}),
     ):
         assert not any(words in warning for warning in report_of(Recipe(), settings, monkeypatch).warnings)
+
+
+# --------------------------------------------------------------------------------------------- the field of view
+
+
+def test_a_field_of_view_does_not_move_what_zero123_draws(finished: Finished) -> None:
+    free, told = Recipe(), Recipe()
+    made = make(free)
+    assert make(told, Settings(fov_deg=20.0)).camera == made.camera
+    assert made.camera.fov_deg == pytest.approx(49.13, abs=0.01)
+    cameras = [[(request.camera, request.target) for request in recipe.generator.requests] for recipe in (free, told)]
+    assert cameras[0] == cameras[1]
+    (sources,), (others,) = free.reconstructor.sources, told.reconstructor.sources
+    assert sources.cameras == others.cameras  # and with them the cube: see frusta_frame
+    assert {camera.fov_deg for camera in sources.cameras} == {made.camera.fov_deg}
+    assert finished.cameras == [made.camera, made.camera]
+
+
+def test_a_field_of_view_does_not_move_what_is_placed_in_the_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: dict[str, Any] = {"weights": "zero123-xl"}
+    report = report_of(Recipe(), Settings(options=chosen, fov_deg=20.0), monkeypatch)
+    assert report.camera.fov_deg == pytest.approx(49.13, abs=0.01)  # the mesh's

@@ -147,10 +147,9 @@ class Published:
         progress, sampling = stages.progress, chosen_sampling(settings, seed)
         (picture,) = pictures
         elevation = self.preview.elevation(picture, settings, stages)
-        fov_deg = settings.fov_deg or FOV_DEG
 
         progress.begin("Shaping the Preview", (0.05, 0.1))
-        camera = framed_camera(elevation.degrees, 0.0, fov_deg)
+        camera = picture_camera(elevation)
         rough = self.preview.reconstruct(self.preview.source(picture, camera), stages)
         coarse = self.preview.coarse_mesh(rough, picture, camera)
         try:
@@ -161,7 +160,7 @@ class Published:
 
             progress.begin("Finding the Elevation", (0.35, 0.37), can_keep=True)
             elevation = self.elevation(near, camera, elevation, settings, stages)
-            camera = framed_camera(elevation.degrees, 0.0, fov_deg)
+            camera = picture_camera(elevation)
             views = ViewSet(views.images, moved([camera], ANCHOR_MOVES))
             near = ViewSet(near.images, moved(views.cameras[:1], NEAR_MOVES))
 
@@ -284,7 +283,6 @@ class Published:
             "elevation",
             compute,
             images=near.images,
-            fov=camera.fov_deg,
             loftr=None if loftr is None else self.digest(self.loftr),
         )
         degrees, spread, measured = arrays["estimate"]
@@ -308,6 +306,16 @@ class Published:
             weights=self.digest(self.sparseneus),
         )
         return self.reconstructor.restored(arrays)
+
+
+def picture_camera(elevation: Elevation) -> Camera:
+    """The camera of the framed picture, as Zero123 takes it.
+
+    Zero123 is told no field of view and draws at its own, and it sees the picture in a square like its own views. So the
+    artist's `fov_deg` changes nothing here: with another one the picture, and what is painted from it, would not fit the
+    views that the mesh is built from. The report's camera, by which the result is placed in a scene, is this one too.
+    """
+    return framed_camera(elevation.degrees, 0.0, FOV_DEG)
 
 
 def unmatched(regressed: Elevation) -> str:
