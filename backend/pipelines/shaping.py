@@ -25,7 +25,7 @@ NO_VIEWS = ViewSet(np.zeros((0, 64, 64, 4), np.uint8), ())
 
 OUTLINE = OptionSpec(
     name="outline",
-    label="Keep the Outline",
+    label="Keep Outline",
     description="Fill the picture's outline where the shape has lost a part of it, and cut away what lies beside it. "
     "Automatic does so with the small weights, which lose what is thin",
     default=True,

@@ -88,7 +88,7 @@ OPTIONS = (
     ),
     OptionSpec(
         name="picture_is_source",
-        label="Build from the Picture Too",
+        label="Picture as Source",
         description="The published reconstruction looks at the picture beside the drawn views; the paper's does not",
         default=True,
     ),
