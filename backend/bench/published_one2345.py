@@ -124,6 +124,7 @@ class RandomWeights(Published):
         """Seconds of the whole and of its stages."""
         progress = Progress()
         stages = Stages(StageCache(), progress)
+        self.generator.forget()
         whole, _ = timed(str(self.device), lambda: self.make([picture()], self.settings, 0, stages))
         return {"whole_seconds": whole} | {f"{name}_seconds": progress.seconds[name] for name in STAGES}
 

@@ -335,6 +335,7 @@ def test_the_seed_and_the_turn_choose_the_noise():
 
 
 def test_each_picture_is_encoded_once(generator, monkeypatch):
+    generator.forget()
     counts = {}
     for name in ("image_encoder", "vae"):
         network = getattr(generator.components, name)
@@ -345,8 +346,27 @@ def test_each_picture_is_encoded_once(generator, monkeypatch):
             return original(x, *args, **kwargs)
 
         monkeypatch.setattr(network, method, counted)
-    generator.draw(second_stage(), **SETTINGS, progress=Progress())
+    drawn = generator.draw(second_stage(), **SETTINGS, progress=Progress())
     assert counts == {"image_encoder": 2, "vae": 2}
+    again = generator.draw(second_stage()[::-1], **SETTINGS, progress=Progress())  # the second call of a job
+    assert counts == {"image_encoder": 2, "vae": 2}
+    assert differ(drawn.images, again.images[::-1]) <= 1
+    generator.draw([*second_stage()[:1], ViewRequest(picture(3), FRONT, FRONT)], **SETTINGS, progress=Progress())
+    assert counts == {"image_encoder": 3, "vae": 3}
+    generator.forget()
+    generator.draw(second_stage(), **SETTINGS, progress=Progress())
+    assert counts == {"image_encoder": 5, "vae": 5}
+
+
+def test_of_many_pictures_the_last_encodings_are_kept(folder, monkeypatch):
+    monkeypatch.setattr("backend.generators.zero123.generator.ENCODINGS_KEPT", 2)
+    generator, encoded = Zero123Generator(folder, dtype=torch.float32), []
+    encode = generator.components.vae.encode
+    monkeypatch.setattr(generator.components.vae, "encode", lambda x: (encoded.append(len(x)), encode(x))[1])
+    for seeds in ((1, 2, 3), (2, 3), (1,), (3,), (2,)):
+        requests = [ViewRequest(picture(seed), FRONT, AROUND[1]) for seed in seeds]
+        assert len(generator.draw(requests, **SETTINGS, progress=Progress())) == len(seeds)
+    assert encoded == [3, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -361,6 +381,7 @@ def test_each_picture_is_encoded_once(generator, monkeypatch):
 def test_batches_shrink_when_memory_runs_out(generator, monkeypatch, error):
     requests = second_stage()
     plenty = generator.draw(requests, **SETTINGS, progress=Progress())
+    generator.forget()
     rows = []
 
     def short(original, most):

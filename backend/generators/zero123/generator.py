@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ PUBLISHED_GUIDANCE = 2.0
 
 LOW_MEMORY_BATCH = 8
 """Views at once where memory is short: half precision then stays well below 6 GB."""
+
+ENCODINGS_KEPT = 64
+"""Pictures whose encodings are kept, 20 kB of each: all that several objects' views are drawn from."""
 
 PREVIEW_EVERY = 4
 """Denoising steps between previews."""
@@ -97,6 +101,7 @@ class Zero123Generator:
             network.to("cpu" if low_memory else self.device, memory_format=torch.channels_last)
         if compiled:
             self.components.unet.compile()
+        self._encoded: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
 
     def generate(
         self,
@@ -153,8 +158,8 @@ class Zero123Generator:
             return Batches(self.batch or len(requests), check=lambda: progress.step(done, total))
 
         progress.step(done, total)
-        pictures, of_request = _distinct(requests)
-        embeddings, latents = self._encode(pictures, batches)
+        keys, pictures, of_request = _distinct(requests)
+        embeddings, latents = self._encodings(keys, pictures, batches)
         poses = np.stack([pose_vector(r.camera, r.target, self.components.pose) for r in requests])
         seen = torch.cat([embeddings[of_request], torch.from_numpy(poses).to(self.device)], dim=1)
         condition = Condition(self.components.cc_projection(seen)[:, None], latents[of_request])
@@ -170,6 +175,10 @@ class Zero123Generator:
                 progress.step(done, total, Preview(views=_preview(estimate, colors)) if show else None)
         return ViewSet(self._decode(drawn, batches()), tuple(request.target for request in requests))
 
+    def forget(self) -> None:
+        """Lets go of the encodings of pictures that are kept."""
+        self._encoded.clear()
+
     # ------------------------------------------------------------------------------------------------ the networks
 
     @contextmanager
@@ -184,6 +193,22 @@ class Zero123Generator:
     @property
     def _scaling(self) -> float:
         return float(self.components.vae.config.scaling_factor)
+
+    def _encodings(
+        self, keys: Sequence[str], pictures: Tensor, batches: Callable[[], Batches]
+    ) -> tuple[Tensor, Tensor]:
+        """As `_encode`, of which only pictures are asked that it was not asked before: a job draws from one often."""
+        missing = [place for place, key in enumerate(keys) if key not in self._encoded]
+        if missing:
+            new = zip(*self._encode(pictures[missing], batches), strict=True)
+            for place, (embedding, latents) in zip(missing, new, strict=True):
+                self._encoded[keys[place]] = embedding.clone(), latents.clone()  # not views that keep a batch alive
+        for key in keys:
+            self._encoded.move_to_end(key)
+        embeddings, latents = zip(*(self._encoded[key] for key in keys), strict=True)
+        while len(self._encoded) > ENCODINGS_KEPT:
+            self._encoded.popitem(last=False)
+        return torch.stack(embeddings), torch.stack(latents)
 
     def _encode(self, pictures: Tensor, batches: Callable[[], Batches]) -> tuple[Tensor, Tensor]:
         """Embeddings [P, E] and unscaled latents [P, 4, h, w] of pictures [P, 3, 256, 256]; float32, on the device."""
@@ -213,8 +238,12 @@ class Zero123Generator:
             return unsigned(batches.run(decode, len(latents)))
 
 
-def _distinct(requests: Sequence[ViewRequest]) -> tuple[Tensor, list[int]]:
-    """The different pictures among those of the requests, [P, 3, 256, 256] in -1..1, and which each request has."""
+def _distinct(requests: Sequence[ViewRequest]) -> tuple[list[str], Tensor, list[int]]:
+    """The different pictures among those of the requests, and which each request has.
+
+    Returns:
+        What each is known by [P], the pictures [P, 3, 256, 256] in -1..1, and of each request the place of its own.
+    """
     place: dict[str, int] = {}
     pictures: list[NDArray[np.uint8]] = []
     of_request = []
@@ -224,7 +253,7 @@ def _distinct(requests: Sequence[ViewRequest]) -> tuple[Tensor, list[int]]:
             place[key] = len(pictures)
             pictures.append(on_white(request.image))
         of_request.append(place[key])
-    return signed(np.stack(pictures)), of_request
+    return list(place), signed(np.stack(pictures)), of_request
 
 
 # ---------------------------------------------------------------------------------------------------------- preview
