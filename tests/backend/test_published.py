@@ -136,12 +136,12 @@ def test_an_elevation_redraws_only_the_ring_that_it_moves(here: Path, monkeypatc
             run(pipeline, cache, elevation=elevation, weights=weights)
         return list(drawn)
 
-    assert views_drawn(20, "zero123-xl-original") == [4, 4, 4, 28]
+    assert views_drawn(20, "zero123-xl-original") == [8, 32]
     assert views_drawn(30, "zero123-xl-original") == []
     assert views_drawn(5, "zero123-xl-original") == [4, 16]
     # Stable Zero123 is told the elevation itself
-    assert views_drawn(20, "stable-zero123") == [4, 4, 4, 28]
-    assert views_drawn(30, "stable-zero123") == [4, 4, 4, 28]
+    assert views_drawn(20, "stable-zero123") == [8, 32]
+    assert views_drawn(30, "stable-zero123") == [8, 32]
 
 
 def test_the_preview_can_be_kept(here: Path) -> None:

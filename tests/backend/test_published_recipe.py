@@ -12,7 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from backend.elevation.matching import Matcher
+from backend.elevation.solve import Estimate
 from backend.generators.zero123.generator import ViewRequest
+from backend.generators.zero123.pose import FOV_DEG
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import Mesh, ViewSet
 from backend.pipelines.one2345 import published
@@ -20,7 +22,8 @@ from backend.pipelines.one2345.pipeline import One2345
 from backend.pipelines.one2345.published import Published
 from backend.pipelines.registry import Request
 from backend.pipelines.shaping import Elevation, Made
-from backend.pipelines.stage import Progress, StageCache, Stages
+from backend.pipelines.stage import Progress, StageCache, Stages, Update
+from backend.preparation.framing import framed_camera
 from backend.weights.store import WeightsEntry
 from protocol.messages import Report, Settings
 
@@ -194,3 +197,34 @@ def test_a_field_of_view_does_not_move_what_is_placed_in_the_scene(monkeypatch: 
     chosen: dict[str, Any] = {"weights": "zero123-xl"}
     report = report_of(Recipe(), Settings(options=chosen, fov_deg=20.0), monkeypatch)
     assert report.camera.fov_deg == pytest.approx(49.13, abs=0.01)  # the mesh's
+
+
+# ------------------------------------------------------------------------------------------------ what is drawn
+
+
+@pytest.mark.parametrize("settings", [Settings(elevation_deg=20.0), Settings(options={"elevation_from": "regression"})])
+def test_where_nothing_has_to_be_matched_a_stage_is_one_batch(settings: Settings) -> None:
+    recipe = Recipe()
+    made = make(recipe, settings)
+    assert recipe.generator.sizes == [8, 32]
+    assert recipe.matched == []
+    assert made.elevation.degrees == (20.0 if settings.elevation_deg else 23.0)
+
+
+def test_a_kept_preview_stands_as_it_was_built(monkeypatch: pytest.MonkeyPatch, finished: Finished) -> None:
+    """It is painted from where it was shaped, though another elevation has been found by then."""
+    found = Estimate(40.0, 2.0, 0.8, "estimated", np.empty(0), np.empty(0))
+    monkeypatch.setattr(published, "solve_elevation", lambda *args, **options: found)
+    progress, begun = Progress(), []
+
+    def report(update: Update) -> None:
+        begun.append(update.stage)
+        if begun.count("Drawing Around") == 2:
+            progress.keep.set()
+
+    progress.report = report
+    made = Recipe().make([picture()], Settings(), 7, Stages(StageCache(), progress))
+    assert begun.index("Finding the Elevation") < len(begun) - begun[::-1].index("Drawing Around") - 1
+    assert made.elevation == READ
+    assert finished.fields == ["thinned"]
+    assert finished.cameras == [made.camera] == [framed_camera(23.0, 0.0, FOV_DEG)]

@@ -3,6 +3,7 @@
     shape from the input alone (our own small weights: the preview) -> Zero123: four views around, four near the first
     -> elevation from their matches -> four more around, near views of all -> SparseNeuS -> mesh
 
+Where the elevation needs no matching, all eight views around are drawn in one batch, and all near ones in the next.
 Zero123 is told turns, not elevations: an elevation that the artist overrides redraws only the ring that it moves.
 """
 
@@ -25,7 +26,7 @@ from backend.generators.zero123.pose import FOV_DEG
 from backend.generators.zero123.preprocessing import SIZE, snap_white
 from backend.generators.zero123.sampling import Schedule
 from backend.geometry.cameras import Camera
-from backend.geometry.mesh import ViewSet
+from backend.geometry.mesh import Mesh, ViewSet
 from backend.pipelines.one2345.networks import Networks
 from backend.pipelines.one2345.selection import ANCHOR_MOVES, Moves, moved, ring_moves
 from backend.pipelines.shaping import NO_VIEWS, Elevation, Made, finish, keeps_outline
@@ -153,22 +154,8 @@ class Published:
         rough = self.preview.reconstruct(self.preview.source(picture, camera), stages)
         coarse = self.preview.coarse_mesh(rough, picture, camera)
         try:
-            progress.begin("Drawing Around", (0.1, 0.25), Preview(mesh=coarse), can_keep=True)
-            views = self.around(picture, camera, ANCHOR_MOVES, sampling, stages)
-            progress.begin("Drawing Near Views", (0.25, 0.35), Preview(views=views.images), can_keep=True)
-            near = self.near(views.images[:1], views.cameras[:1], sampling, stages)
-
-            progress.begin("Finding the Elevation", (0.35, 0.37), can_keep=True)
-            elevation = self.elevation(near, camera, elevation, settings, stages)
+            views, near, elevation = self.select(picture, elevation, coarse, settings, sampling, stages)
             camera = picture_camera(elevation)
-            views = ViewSet(views.images, moved([camera], ANCHOR_MOVES))
-            near = ViewSet(near.images, moved(views.cameras[:1], NEAR_MOVES))
-
-            progress.begin("Drawing Around", (0.37, 0.5), can_keep=True)
-            ring = self.around(picture, camera, ring_moves(camera), sampling, stages)
-            progress.begin("Drawing Near Views", (0.5, 0.85), Preview(views=ring.images), can_keep=True)
-            views = views + ring
-            near = near + self.near(views.images[1:], views.cameras[1:], sampling, stages)
         except KeepError:  # the shape that stands in the viewport is the one that is wanted
             progress.keep.clear()
             progress.begin("Meshing", (0.88, 1.0))
@@ -204,6 +191,52 @@ class Published:
             smoothing=0,
         )
         return Made(mesh, views + near, elevation, camera)
+
+    def select(
+        self,
+        picture: NDArray[np.uint8],
+        elevation: Elevation,
+        coarse: Mesh,
+        settings: Settings,
+        sampling: Sampling,
+        stages: Stages,
+    ) -> tuple[ViewSet, ViewSet, Elevation]:
+        """The eight views around the object, the 32 near them, and the elevation that their cameras stand by.
+
+        Args:
+            picture: framed.
+            elevation: the artist's, or the regressor's.
+            coarse: the preview.
+            settings: of the job.
+            sampling: how views are drawn.
+            stages: of the job.
+
+        Raises:
+            KeepError: the preview is wanted.
+        """
+        progress, camera = stages.progress, picture_camera(elevation)
+        if not is_matched(elevation, settings):  # nothing has to be known first: a batch for each stage
+            progress.begin("Drawing Around", (0.1, 0.25), Preview(mesh=coarse), can_keep=True)
+            views = self.around(picture, camera, (*ANCHOR_MOVES, *ring_moves(camera)), sampling, stages)
+            progress.begin("Drawing Near Views", (0.25, 0.85), Preview(views=views.images), can_keep=True)
+            return views, self.near(views.images, views.cameras, sampling, stages), elevation
+
+        progress.begin("Drawing Around", (0.1, 0.25), Preview(mesh=coarse), can_keep=True)
+        views = self.around(picture, camera, ANCHOR_MOVES, sampling, stages)
+        progress.begin("Drawing Near Views", (0.25, 0.35), Preview(views=views.images), can_keep=True)
+        near = self.near(views.images[:1], views.cameras[:1], sampling, stages)
+
+        progress.begin("Finding the Elevation", (0.35, 0.37), can_keep=True)
+        elevation = self.elevation(near, camera, elevation, stages)
+        camera = picture_camera(elevation)
+        views = ViewSet(views.images, moved([camera], ANCHOR_MOVES))
+        near = ViewSet(near.images, moved(views.cameras[:1], NEAR_MOVES))
+
+        progress.begin("Drawing Around", (0.37, 0.5), can_keep=True)
+        ring = self.around(picture, camera, ring_moves(camera), sampling, stages)
+        progress.begin("Drawing Near Views", (0.5, 0.85), Preview(views=ring.images), can_keep=True)
+        views = views + ring
+        return views, near + self.near(views.images[1:], views.cameras[1:], sampling, stages), elevation
 
     def around(
         self, picture: NDArray[np.uint8], camera: Camera, moves: Moves, sampling: Sampling, stages: Stages
@@ -253,20 +286,15 @@ class Published:
         drawn = stages.run_each(name, compute, keys)
         return ViewSet(np.stack([view["image"] for view in drawn]), targets)
 
-    def elevation(
-        self, near: ViewSet, camera: Camera, regressed: Elevation, settings: Settings, stages: Stages
-    ) -> Elevation:
-        """The artist's; else where the near views agree; else what our regressor read off the picture, with a word.
+    def elevation(self, near: ViewSet, camera: Camera, regressed: Elevation, stages: Stages) -> Elevation:
+        """Where the near views agree; else what our regressor read off the picture, with a word.
 
         Args:
             near: the near views of the first view.
             camera: that they were drawn about.
-            regressed: the artist's, or the regressor's.
-            settings: of the job.
+            regressed: the regressor's.
             stages: of the job.
         """
-        if regressed.source == "given" or settings.options.get("elevation_from") == "regression":
-            return regressed
 
         def compute() -> dict[str, NDArray[Any]]:
             found = Elevation.found(
@@ -311,11 +339,16 @@ class Published:
 def picture_camera(elevation: Elevation) -> Camera:
     """The camera of the framed picture, as Zero123 takes it.
 
-    Zero123 is told no field of view and draws at its own, and it sees the picture in a square like its own views. So the
-    artist's `fov_deg` changes nothing here: with another one the picture, and what is painted from it, would not fit the
-    views that the mesh is built from. The report's camera, by which the result is placed in a scene, is this one too.
+    Zero123 is told no field of view and draws at its own, and it sees the picture in a square like its own views. So
+    the artist's `fov_deg` changes nothing here: with another one the picture, and what is painted from it, would not
+    fit the views that the mesh is built from. The report's camera, which places the result in a scene, is this one too.
     """
     return framed_camera(elevation.degrees, 0.0, FOV_DEG)
+
+
+def is_matched(elevation: Elevation, settings: Settings) -> bool:
+    """Whether drawn views are to say where the camera stands: not if the artist does, or wants it read off."""
+    return elevation.source != "given" and settings.options.get("elevation_from") != "regression"
 
 
 def unmatched(regressed: Elevation) -> str:
