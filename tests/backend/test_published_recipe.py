@@ -149,6 +149,12 @@ def finished(monkeypatch: pytest.MonkeyPatch) -> Finished:
     return found
 
 
+def find(monkeypatch: pytest.MonkeyPatch, degrees: float) -> None:
+    """Has the drawn views say where the camera stands."""
+    estimate = Estimate(degrees, 2.0, 0.8, "estimated", np.empty(0), np.empty(0))
+    monkeypatch.setattr(published, "solve_elevation", lambda *args, **options: estimate)
+
+
 def make(recipe: Published, settings: Settings | None = None, cache: StageCache | None = None) -> Made:
     return recipe.make([picture()], settings or Settings(), 7, Stages(cache or StageCache(), Progress()))
 
@@ -213,8 +219,7 @@ def test_where_nothing_has_to_be_matched_a_stage_is_one_batch(settings: Settings
 
 def test_a_kept_preview_stands_as_it_was_built(monkeypatch: pytest.MonkeyPatch, finished: Finished) -> None:
     """It is painted from where it was shaped, though another elevation has been found by then."""
-    found = Estimate(40.0, 2.0, 0.8, "estimated", np.empty(0), np.empty(0))
-    monkeypatch.setattr(published, "solve_elevation", lambda *args, **options: found)
+    find(monkeypatch, 40.0)
     progress, begun = Progress(), []
 
     def report(update: Update) -> None:
@@ -228,3 +233,24 @@ def test_a_kept_preview_stands_as_it_was_built(monkeypatch: pytest.MonkeyPatch, 
     assert made.elevation == READ
     assert finished.fields == ["thinned"]
     assert finished.cameras == [made.camera] == [framed_camera(23.0, 0.0, FOV_DEG)]
+
+
+@pytest.mark.parametrize(
+    ("found", "sizes"), [(28.0, [4, 4, 4, 28]), (28.1, [4, 4, 8, 32]), (18.0, [4, 4, 4, 28]), (17.9, [4, 4, 8, 32])]
+)
+def test_stable_zero123_is_told_one_elevation(found: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The regressor's, 23 degrees, if that was nearly right; else all is drawn again with the found one."""
+    find(monkeypatch, found)
+    recipe = Recipe("stable-zero123")
+    make(recipe)
+    assert recipe.generator.sizes == sizes
+    told = {round(request.camera.elevation_deg, 6) for request in recipe.generator.calls[2].requests}
+    assert told == {found}
+    (sources,) = recipe.reconstructor.sources
+    shown = {image[1, 0, 0] for image in sources.images[1:]}
+    assert len(shown) == 32
+    if len(recipe.generator.calls[2].requests) == 8:
+        assert min(shown) > 8 + 8  # none of the near views is one of those that were drawn before
+    relative = Recipe()
+    make(relative)
+    assert relative.generator.sizes == [4, 4, 4, 28]  # it is told turns alone

@@ -5,6 +5,7 @@
 
 Where the elevation needs no matching, all eight views around are drawn in one batch, and all near ones in the next.
 Zero123 is told turns, not elevations: an elevation that the artist overrides redraws only the ring that it moves.
+Stable Zero123 is told the elevation too, and draws everything again where quite another one is found.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ SPARSENEUS, LOFTR = "one2345-sparseneus", "loftr-indoor"
 
 PAPER_STEPS = (75, 50)
 """Denoising steps of the views around the object, and of the near views, in the published code."""
+
+REDRAWN_DEG = 5.0
+"""By how much the elevation that is found may differ from the one that Stable Zero123 was told for the first views: with
+more, one shape would be built from views of two elevations."""
 
 LOW_MEMORY_BYTES = 10 << 30
 """Devices with less keep only the network on them that is at work."""
@@ -141,6 +146,11 @@ class Published:
         """What the stages' keys know a checkpoint by."""
         return entry_digest(entry)
 
+    @property
+    def is_told_elevation(self) -> bool:
+        """Whether Zero123 is told where the picture's camera stands, and not only how far to turn."""
+        return self.zero123.pose == "absolute_polar"
+
     # ------------------------------------------------------------------------------------------------------ stages
 
     def make(self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, seed: int, stages: Stages) -> Made:
@@ -215,11 +225,9 @@ class Published:
             KeepError: the preview is wanted.
         """
         progress, camera = stages.progress, picture_camera(elevation)
-        if not is_matched(elevation, settings):  # nothing has to be known first: a batch for each stage
+        if not is_matched(elevation, settings):
             progress.begin("Drawing Around", (0.1, 0.25), Preview(mesh=coarse), can_keep=True)
-            views = self.around(picture, camera, (*ANCHOR_MOVES, *ring_moves(camera)), sampling, stages)
-            progress.begin("Drawing Near Views", (0.25, 0.85), Preview(views=views.images), can_keep=True)
-            return views, self.near(views.images, views.cameras, sampling, stages), elevation
+            return (*self.select_at_once(picture, camera, sampling, stages), elevation)
 
         progress.begin("Drawing Around", (0.1, 0.25), Preview(mesh=coarse), can_keep=True)
         views = self.around(picture, camera, ANCHOR_MOVES, sampling, stages)
@@ -227,8 +235,11 @@ class Published:
         near = self.near(views.images[:1], views.cameras[:1], sampling, stages)
 
         progress.begin("Finding the Elevation", (0.35, 0.37), can_keep=True)
-        elevation = self.elevation(near, camera, elevation, stages)
+        told, elevation = elevation, self.elevation(near, camera, elevation, stages)
         camera = picture_camera(elevation)
+        if self.is_told_elevation and abs(elevation.degrees - told.degrees) > REDRAWN_DEG:
+            progress.begin("Drawing Around", (0.37, 0.5), can_keep=True)
+            return (*self.select_at_once(picture, camera, sampling, stages), elevation)
         views = ViewSet(views.images, moved([camera], ANCHOR_MOVES))
         near = ViewSet(near.images, moved(views.cameras[:1], NEAR_MOVES))
 
@@ -237,6 +248,15 @@ class Published:
         progress.begin("Drawing Near Views", (0.5, 0.85), Preview(views=ring.images), can_keep=True)
         views = views + ring
         return views, near + self.near(views.images[1:], views.cameras[1:], sampling, stages), elevation
+
+    def select_at_once(
+        self, picture: NDArray[np.uint8], camera: Camera, sampling: Sampling, stages: Stages
+    ) -> tuple[ViewSet, ViewSet]:
+        """The same views where nothing more has to be found out about the camera: a batch for each stage."""
+        progress = stages.progress
+        views = self.around(picture, camera, (*ANCHOR_MOVES, *ring_moves(camera)), sampling, stages)
+        progress.begin("Drawing Near Views", (progress.span[1], 0.85), Preview(views=views.images), can_keep=True)
+        return views, self.near(views.images, views.cameras, sampling, stages)
 
     def around(
         self, picture: NDArray[np.uint8], camera: Camera, moves: Moves, sampling: Sampling, stages: Stages
@@ -276,10 +296,9 @@ class Published:
             return [{"image": image} for image in views.images]
 
         # What Zero123 is told: turns alone, and with some weights the picture's own elevation.
-        absolute = self.zero123.pose == "absolute_polar"
         told = (steps, sampling, self.digest(self.zero123))
         keys = [
-            (image, move, camera.elevation_deg if absolute else None, told)
+            (image, move, camera.elevation_deg if self.is_told_elevation else None, told)
             for image, camera in zip(images, cameras, strict=True)
             for move in moves
         ]
