@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from backend.elevation.matching import Matcher
+from backend.elevation.matching import Matcher, match_views
 from backend.elevation.solve import Estimate
 from backend.generators.zero123.generator import ViewRequest
 from backend.generators.zero123.pose import FOV_DEG
@@ -24,8 +25,10 @@ from backend.pipelines.registry import Request
 from backend.pipelines.shaping import Elevation, Made
 from backend.pipelines.stage import Progress, StageCache, Stages, Update
 from backend.preparation.framing import framed_camera
+from backend.reconstructors.sparseneus.frame import published_cameras
+from backend.reconstructors.sparseneus.reconstructor import resampled
 from backend.weights.store import WeightsEntry
-from protocol.messages import Report, Settings
+from protocol.messages import DeviceInfo, Report, Settings
 
 READ = Elevation(23.0, 11.0, "estimated")
 """What the regressor makes of every picture."""
@@ -254,3 +257,175 @@ def test_stable_zero123_is_told_one_elevation(found: float, sizes: list[int], mo
     relative = Recipe()
     make(relative)
     assert relative.generator.sizes == [4, 4, 4, 28]  # it is told turns alone
+
+
+AROUND = [(0, 0), (0, 90), (0, 180), (0, 270)]
+NEAR = [(10, 0), (-10, 0), (0, -10), (0, 10)]
+"""(elevation, azimuth) moves of the paper's section 3.3, degrees, here once more in numbers."""
+
+
+def angles(camera: Camera) -> tuple[float, float]:
+    """Elevation and azimuth, with what additions leave rounded away."""
+    return round(camera.elevation_deg, 6), round(camera.azimuth_deg, 6)
+
+
+def expected_requests(read: float, found: float, rise: float) -> list[tuple[int, tuple[float, float], Any]]:
+    """(picture, its camera, the move) of all 40 views in the paper's order.
+
+    A picture is 0 for the input, else the number of the view that it was drawn as.
+    """
+    ring = [(rise, 30), (rise, 120), (rise, 210), (rise, 300)]
+    first = [(0, (read, 0.0), move) for move in AROUND]
+    first += [(1, (read, 0.0), move) for move in NEAR]
+    first += [(0, (found, 0.0), move) for move in ring]
+    anchors = [(number, (found, azimuth)) for number, (_, azimuth) in zip((2, 3, 4), AROUND[1:], strict=True)]
+    anchors += [(9 + k, (found + rise, azimuth)) for k, (_, azimuth) in enumerate(ring)]
+    return first + [(number, camera, move) for number, camera in anchors for move in NEAR]
+
+
+@pytest.mark.parametrize(("found", "rise"), [(15.0, -30), (14.9, 30), (40.0, -30)])
+def test_every_view_is_drawn_from_the_right_picture_and_place(
+    found: float, rise: float, monkeypatch: pytest.MonkeyPatch, finished: Finished
+) -> None:
+    find(monkeypatch, found)
+    recipe = Recipe()
+    made = make(recipe)
+    assert recipe.generator.sizes == [4, 4, 4, 28]
+
+    requests = recipe.generator.requests
+    small = resampled(picture(), 256)
+    seen = []
+    for request in requests:
+        if np.array_equal(request.image, small):
+            number = 0
+        else:
+            assert (request.image[0, 0] == 255).all()  # what is nearly white is white before it is drawn from
+            number = int(request.image[1, 0, 0])
+        camera = angles(request.camera)
+        target = angles(request.target)
+        seen.append((number, camera, (round(target[0] - camera[0], 6), round(target[1] - camera[1], 6))))
+        assert request.camera.distance == request.target.distance == made.camera.distance
+        assert request.camera.fov_deg == request.target.fov_deg == made.camera.fov_deg
+    expected = [(n, (round(e, 6), a), move) for n, (e, a), move in expected_requests(READ.degrees, found, rise)]
+    assert seen == expected
+
+    # the elevation is matched in the near views of the first view, which draws the picture again
+    (matched,) = recipe.matched
+    assert matched[:, 1, 0, 0].tolist() == [5, 6, 7, 8]
+    # the shape is built from the picture and all near views, which have moved to the elevation that was found
+    (sources,) = recipe.reconstructor.sources
+    assert np.array_equal(sources.images[0], small)
+    assert sources.images[1:, 1, 0, 0].tolist() == [5, 6, 7, 8, *range(13, 41)]
+    bases = [(found, 0), (found, 90), (found, 180), (found, 270)] + [(found + rise, 30 + 90 * k) for k in range(4)]
+    places = [(found, 0), *((e + up, a + turn) for e, a in bases for up, turn in NEAR)]
+    assert [angles(camera) for camera in sources.cameras] == [(round(e, 6), a) for e, a in places]
+    assert sources.cameras == (made.camera, *list(published_cameras(made.camera).values())[8:])
+
+    assert made.elevation.degrees == found
+    assert made.elevation.source == "estimated"
+    assert made.views.images[:, 1, 0, 0].tolist() == [*range(1, 5), *range(9, 13), *range(5, 9), *range(13, 41)]
+    assert made.views.cameras == tuple(published_cameras(made.camera).values())
+    assert finished.fields == ["published"]
+    assert finished.cameras == [made.camera]
+    assert finished.options[0]["smoothing"] == 0  # the published program smooths nothing
+
+
+def test_the_same_views_are_drawn_where_the_elevation_is_given() -> None:
+    given, read = Recipe(), Recipe()
+    made = make(given, Settings(elevation_deg=40.0))
+    requests = given.generator.requests
+    assert [angles(request.camera) for request in requests[:8]] == [(40.0, 0.0)] * 8
+    moves = [*AROUND, (-30, 30), (-30, 120), (-30, 210), (-30, 300)]
+    assert [angles(request.target) for request in requests[:8]] == [(40.0 + e, a) for e, a in moves]
+    assert [int(request.image[1, 0, 0]) for request in requests[8:]] == [n for n in range(1, 9) for _ in NEAR]
+    assert tuple(request.target for request in requests[8:]) == made.views.cameras[8:]
+    assert made.views.cameras == tuple(published_cameras(made.camera).values())
+    assert make(read, Settings(options={"elevation_from": "regression"})).camera.elevation_deg == 23.0
+
+
+@pytest.mark.parametrize(
+    ("quality", "options", "schedule", "around", "near"),
+    [
+        ("draft", {}, "dpmsolver++", 8, 8),
+        ("standard", {}, "dpmsolver++", 14, 14),
+        ("fine", {}, "dpmsolver++", 25, 25),
+        ("standard", {"schedule": "fast", "steps": 3}, "dpmsolver++", 3, 3),
+        ("draft", {"schedule": "paper"}, "ldm", 75, 50),
+        ("fine", {"schedule": "paper"}, "ldm", 75, 50),
+        ("standard", {"schedule": "paper", "steps": 20}, "ldm", 20, 20),
+    ],
+)
+def test_how_views_are_drawn(
+    quality: Any, options: dict[str, Any], schedule: str, around: int, near: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find(monkeypatch, 20.0)
+    recipe = Recipe()
+    make(recipe, Settings(quality=quality, options=options))
+    assert [call.options["steps"] for call in recipe.generator.calls] == [around, near, around, near]
+    rest = {
+        (call.options["schedule"], call.options["seed"], call.options["guidance"]) for call in recipe.generator.calls
+    }
+    assert rest == {(schedule, 7, 2.0)}
+
+
+def test_the_default_costs_as_many_evaluations_as_promised() -> None:
+    recipe = Recipe()
+    make(recipe)
+    assert sum(2 * call.options["steps"] * len(call.requests) for call in recipe.generator.calls) == 1120
+
+
+# ------------------------------------------------------------------------------------------------------- options
+
+
+def built(monkeypatch: pytest.MonkeyPatch, device: str = "cpu", **options: Any) -> tuple[Published, dict[str, Any]]:
+    """The recipe that options choose, and how it loads its networks."""
+    loaded: dict[str, Any] = {}
+
+    def load(name: str) -> Any:
+        return lambda path, device, **keywords: loaded.update({name: keywords})
+
+    monkeypatch.setattr(One2345, "installed", lambda self: ("zero123-xl",))
+    monkeypatch.setattr(published, "Zero123Generator", load("generator"))
+    monkeypatch.setattr(published, "SparseNeuSReconstructor", load("reconstructor"))
+    monkeypatch.setattr(published, "stored_files", lambda entry: [Path(entry.name)])
+    pipeline = One2345()
+    recipe = pipeline.make_recipe(pipeline.choose(Settings(options={"weights": "zero123-xl", **options}), device))
+    assert isinstance(recipe, Published)
+    assert (recipe.generator, recipe.reconstructor) == (None, None)
+    return recipe, loaded
+
+
+def test_options_reach_the_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, loaded = built(monkeypatch)
+    assert loaded == {
+        "generator": {"low_memory": False, "compiled": False},
+        "reconstructor": {"fitted": False, "input_is_source": True},
+    }
+    assert built(monkeypatch, low_memory="on")[1]["generator"] == {"low_memory": True, "compiled": False}
+    assert built(monkeypatch, compile=True)[1]["generator"] == {"low_memory": False, "compiled": True}
+    assert built(monkeypatch, fitted_cube=True)[1]["reconstructor"] == {"fitted": True, "input_is_source": True}
+    without = built(monkeypatch, picture_is_source=False)[1]["reconstructor"]
+    assert without == {"fitted": False, "input_is_source": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "gigabytes", "short"), [("cuda", 8, True), ("cuda", 10, False), ("cuda", 0, False), ("cpu", 8, False)]
+)
+def test_a_small_gpu_holds_one_network_at_a_time(
+    kind: Any, gigabytes: int, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = DeviceInfo(name="a device", kind=kind, memory_total=gigabytes << 30)
+    monkeypatch.setattr(published, "describe", lambda device: info)
+    for low_memory, expected in (("auto", short), ("on", True), ("off", False)):
+        _, loaded = built(monkeypatch, f"{kind}:0", low_memory=low_memory)
+        assert loaded["generator"]["low_memory"] is expected
+
+
+def test_near_views_are_matched_with_loftr_where_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("backend.elevation.loftr.LoFTRMatcher", lambda *args: (asked.append(args), "loftr")[1])
+    monkeypatch.setattr(published, "is_present", lambda entry: False)
+    assert built(monkeypatch)[0].matcher is match_views
+    monkeypatch.setattr(published, "is_present", lambda entry: True)
+    assert built(monkeypatch)[0].matcher == "loftr"
+    assert asked == [(Path("loftr-indoor"), "cpu")]

@@ -55,8 +55,8 @@ PAPER_STEPS = (75, 50)
 """Denoising steps of the views around the object, and of the near views, in the published code."""
 
 REDRAWN_DEG = 5.0
-"""By how much the elevation that is found may differ from the one that Stable Zero123 was told for the first views: with
-more, one shape would be built from views of two elevations."""
+"""By how much the elevation that is found may differ from the one that Stable Zero123 was told for the first views:
+with more, one shape would be built from views of two elevations."""
 
 LOW_MEMORY_BYTES = 10 << 30
 """Devices with less keep only the network on them that is at work."""

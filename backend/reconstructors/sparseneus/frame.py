@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from backend.elevation.solve import NEAR_MOVES
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
+from backend.pipelines.one2345.selection import ANCHOR_MOVES, moved, ring_moves
 
 Array = NDArray[np.float64]
 F32 = NDArray[np.float32]
@@ -166,14 +167,9 @@ def published_cameras(camera: Camera) -> dict[str, Camera]:
     30 degrees lower ("4" to "7"), or higher ("8" to "11") where the input stands below 15 degrees. Then the four near
     views of each, "0_0" to "11_3".
     """
-    lower = camera.elevation_deg >= 15
-    first = {str(k): camera.moved(azimuth_deg=90.0 * k) for k in range(4)}
-    for k in range(4):
-        moved = camera.moved(elevation_deg=-30.0 if lower else 30.0, azimuth_deg=30.0 + 90.0 * k)
-        first[str(k + (4 if lower else 8))] = moved
-    near = {
-        f"{name}_{k}": anchor.moved(elevation_deg=e, azimuth_deg=a)
-        for name, anchor in first.items()
-        for k, (e, a) in enumerate(NEAR_MOVES)
-    }
-    return first | near
+    ring = ring_moves(camera)
+    lower = ring[0][0] < 0
+    names = [str(k) for k in (*range(4), *(range(4, 8) if lower else range(8, 12)))]
+    first = moved([camera], (*ANCHOR_MOVES, *ring))
+    near = [f"{name}_{k}" for name in names for k in range(len(NEAR_MOVES))]
+    return dict(zip([*names, *near], [*first, *moved(first, NEAR_MOVES)], strict=True))
