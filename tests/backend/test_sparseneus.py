@@ -21,9 +21,9 @@ from backend.geometry.mesh import ViewSet
 from backend.geometry.meshing import extract_surface
 from backend.pipelines.stage import Progress
 from backend.reconstructors.sparseneus.adapter import network_images, unit_projections
-from backend.reconstructors.sparseneus.blending import BlendingNetwork
+from backend.reconstructors.sparseneus.blending import BlendingNetwork, ray_difference
 from backend.reconstructors.sparseneus.config import PUBLISHED, TINY
-from backend.reconstructors.sparseneus.features import fuse
+from backend.reconstructors.sparseneus.features import ActivatedNorm, fuse
 from backend.reconstructors.sparseneus.frame import fitted_frame, frusta_frame, published_cameras
 from backend.reconstructors.sparseneus.network import SparseNeuS
 from backend.reconstructors.sparseneus.reconstructor import SdfField, SparseNeuSReconstructor
@@ -77,6 +77,47 @@ def test_every_stage_agrees_with_the_reference(reference: SparseNeuS, golden: di
     with torch.no_grad():
         colors = reference.colors(points, F.normalize(gradient, dim=-1), conditional)
     torch.testing.assert_close(colors[0], golden["train_color_normal_view"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("norm", ["batch", "running"])
+def test_a_published_norm_scales_by_the_size_of_its_weight(norm: str) -> None:
+    """InPlaceABN's: published weights have both signs, and only the size counts."""
+    generator = torch.Generator().manual_seed(0)
+    layer, x = ActivatedNorm(8, norm), torch.randn(3, 8, 5, 5, generator=generator)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(8, generator=generator))
+        layer.bias.copy_(torch.randn(8, generator=generator))
+        layer.weight[0] = 0
+        statistics = (x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0))
+        mean, variance = statistics if norm == "batch" else (layer.running_mean, layer.running_var)
+        unit = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+        plain = F.leaky_relu(unit * (layer.weight.abs() + 1e-5)[:, None, None] + layer.bias[:, None, None], 0.01)
+        assert (layer.weight < 0).any()
+        torch.testing.assert_close(layer(x.clone()), plain)
+        layer.weight.neg_()
+        torch.testing.assert_close(layer(x.clone()), plain)
+
+
+def test_views_are_weighed_by_the_size_of_their_sharpness() -> None:
+    torch.manual_seed(0)
+    network, points, views = BlendingNetwork(PUBLISHED), 30, 6
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(2)  # fresh layers hardly tell the views apart
+    generator = torch.Generator().manual_seed(0)
+    geometry = torch.randn(1, points, PUBLISHED.regularizer_channels[0], generator=generator)
+    colors = torch.rand(1, views, points, 3, generator=generator)
+    features = torch.randn(1, views, points, PUBLISHED.fused_channels, generator=generator)
+    normals = F.normalize(torch.randn(1, points, 3, generator=generator), dim=-1)
+    rays = ray_difference(0.3 * normals, normals, torch.randn(1, views, 3, generator=generator))
+
+    def blended(s: float) -> torch.Tensor:
+        with torch.no_grad():
+            network.s.fill_(s)
+            return network(geometry, colors, features, rays, torch.ones(1, views, points, 1))
+
+    torch.testing.assert_close(blended(-2.0), blended(2.0))
+    assert (blended(2.0) - blended(0.2)).abs().max() > 0.01  # it does count
 
 
 @settings(max_examples=20, deadline=None)
