@@ -9,6 +9,7 @@ PYTHON313 := $(call runs,$(or $(PYTHON313),python3.13 $(wildcard $(HOME)/.pyenv/
 
 PICTURE ?= examples/house.png
 MESHES ?= data/meshes
+GOLDENS ?= $(wildcard ../shared/reference/goldens)
 PLATFORM ?= $(shell $(PYTHON) -c "import platform as p; \
 	print({'Linux': 'linux', 'Darwin': 'macos', 'Windows': 'windows'}[p.system()], \
 	'arm64' if p.machine() in ('arm64', 'aarch64') else 'x64', sep='-')")
@@ -85,7 +86,8 @@ check: $(INSTALLED)  ## format, lint and types
 unit: $(INSTALLED)  ## the tests that need no Blender
 	$(BIN)/python -m pytest -m "not blender"
 
-# Without GOLDENS, what of it lies in tests/data; `make unit` does that too.
+# GOLDENS holds all of them, and is taken from beside this folder where it lies there. Without it, what of them lies in
+# tests/data; `make unit` does that too.
 parity: $(INSTALLED)  ## compare with the published code's numbers: make parity GOLDENS=FOLDER
 	GOLDENS="$(GOLDENS)" $(BIN)/python -m pytest tests/parity -rs
 
