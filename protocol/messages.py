@@ -191,6 +191,8 @@ class Report(Struct, frozen=True, kw_only=True):
     elevation_source: Literal["given", "estimated", "assumed"]
     elevation_spread_deg: float
     """One standard deviation of the estimate; 0 when given."""
+    elevation_confidence: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    """How far the estimate is to be trusted; None where nothing was measured."""
     camera: ViewCamera
     """The input picture's camera, looking through the framed square."""
     framing: Framing

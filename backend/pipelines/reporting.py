@@ -29,6 +29,7 @@ def make_report(
         elevation_deg=elevation.degrees,
         elevation_source=elevation.source,
         elevation_spread_deg=elevation.spread,
+        elevation_confidence=elevation.confidence,
         camera=ViewCamera(
             elevation_deg=camera.elevation_deg,
             azimuth_deg=camera.azimuth_deg,

@@ -46,12 +46,14 @@ class Elevation:
         spread: one standard deviation of an estimate.
         source: where it is from.
         note: what the artist should know of it, "" if nothing.
+        confidence: how far an estimate is to be trusted, 0 to 1; None where nothing was measured.
     """
 
     degrees: float
     spread: float
     source: Literal["given", "estimated", "assumed"]
     note: str = ""
+    confidence: float | None = None
 
     @classmethod
     def given(cls, degrees: float) -> Elevation:
@@ -61,7 +63,8 @@ class Elevation:
     @classmethod
     def found(cls, estimate: Estimate) -> Elevation:
         """What was measured, with a word if it is not to be relied on."""
-        return cls(estimate.elevation_deg, estimate.spread_deg, estimate.source, doubt(estimate) or "")
+        confidence = estimate.confidence if estimate.source == "estimated" else None
+        return cls(estimate.elevation_deg, estimate.spread_deg, estimate.source, doubt(estimate) or "", confidence)
 
 
 @dataclass(frozen=True)

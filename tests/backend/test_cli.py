@@ -85,6 +85,7 @@ class Boxes:
             elevation_deg=20.0,
             elevation_source="estimated",
             elevation_spread_deg=3.0,
+            elevation_confidence=0.75,
             camera=ViewCamera(elevation_deg=20.0, azimuth_deg=0.0, distance=camera.distance, fov_deg=camera.fov_deg),
             framing=Framing(center_x=32, center_y=32, side=64),
             seconds={"views": 0.5},
@@ -148,6 +149,7 @@ def test_every_variant_view_and_number_is_written(boxes: Boxes, picture: Path, t
     assert report["picture"] == "apple.png"
     assert [v["report"]["seed"] for v in report["variants"]] == [3, 4]
     assert report["variants"][0]["report"]["seconds"] == {"views": 0.5}
+    assert report["variants"][0]["report"]["elevation_confidence"] == 0.75
     assert report["variants"][0]["views"][1]["camera"]["azimuth_deg"] == 90.0
     assert "Drawing Views" in result.stderr
     said = result.stderr

@@ -148,13 +148,16 @@ def test_elevation_is_estimated_or_taken_as_given(pipeline: One2345, picture: np
     (found,) = run(pipeline, picture, cache, Settings(resolution=32, options={"views": 0}))
     assert found.report.elevation_source == "estimated"
     assert found.report.elevation_spread_deg > 0
+    assert found.report.elevation_confidence == pytest.approx(1 / (1 + (found.report.elevation_spread_deg / 10) ** 2))
     assert abs(found.report.elevation_deg - 18) < 15
     (given,) = run(pipeline, picture, cache, Settings(elevation_deg=-5.0, resolution=32, options={"views": 0}))
     assert given.report.elevation_source == "given"
+    assert given.report.elevation_confidence is None
     assert given.report.camera.elevation_deg == -5
     matching = {"views": 0, "steps": 1, "elevation_from": "matching"}
     (matched,) = run(pipeline, picture, cache, Settings(resolution=32, options=matching))
     assert matched.report.elevation_source in ("estimated", "assumed")
+    assert (matched.report.elevation_confidence is None) == (matched.report.elevation_source == "assumed")
 
 
 def test_bad_pictures_are_refused_in_words(pipeline: One2345) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 from backend.geometry.render import prepare, render
 from backend.pipelines.ouroboros3d import recipe as module
@@ -75,6 +76,12 @@ def test_a_shape_forms_and_is_the_pictures(pipeline: Ouroboros3D, picture: np.nd
     assert output.splats is not None
     assert output.splats.shape == (4096, 14)
     assert output.report.pipeline == "ouroboros3d"
+
+
+def test_how_far_the_elevation_is_to_be_trusted_is_reported(pipeline: Ouroboros3D, picture: np.ndarray) -> None:
+    output = run(pipeline, picture, StageCache(), structs.replace(settings(steps=1), elevation_deg=None))
+    assert output.report.elevation_source == "estimated"
+    assert output.report.elevation_confidence == pytest.approx(1 / (1 + (output.report.elevation_spread_deg / 10) ** 2))
 
 
 def test_what_is_kept_is_the_shape_of_that_step_and_is_not_taken_for_the_result(

@@ -30,7 +30,7 @@ from backend.reconstructors.sparseneus.reconstructor import resampled
 from backend.weights.store import WeightsEntry
 from protocol.messages import DeviceInfo, Report, Settings
 
-READ = Elevation(23.0, 11.0, "estimated")
+READ = Elevation(23.0, 11.0, "estimated", confidence=0.45)
 """What the regressor makes of every picture."""
 
 MESH = Mesh(np.eye(4, 3, dtype=np.float32), np.array([[0, 1, 2]], np.int32), np.full((4, 4), 255, np.uint8))
@@ -178,12 +178,26 @@ def test_views_that_cannot_be_matched_are_said_not_to_be(monkeypatch: pytest.Mon
     chosen: dict[str, Any] = {"weights": "zero123-xl"}
     report = report_of(Recipe(), Settings(options=chosen), monkeypatch)
     assert report.elevation_deg == 23.0
+    assert report.elevation_confidence == 0.45
     assert [words in warning for warning in report.warnings].count(True) == 1
     for settings in (
         Settings(options=chosen, elevation_deg=20.0),
         Settings(options={**chosen, "elevation_from": "regression"}),
     ):
         assert not any(words in warning for warning in report_of(Recipe(), settings, monkeypatch).warnings)
+    given = report_of(Recipe(), Settings(options=chosen, elevation_deg=20.0), monkeypatch)
+    assert given.elevation_confidence is None
+
+
+def test_how_far_a_match_is_to_be_trusted_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    find(monkeypatch, 40.0)
+    recipe, cache = Recipe(), StageCache()
+    for _ in range(2):  # the second time from the cache
+        elevation = make(recipe, cache=cache).elevation
+        assert elevation == Elevation(40.0, 2.0, "estimated", confidence=0.8)
+    assert len(recipe.matched) == 1
+    report = report_of(Recipe(), Settings(options={"weights": "zero123-xl"}), monkeypatch)
+    assert (report.elevation_deg, report.elevation_confidence) == (40.0, 0.8)
 
 
 # --------------------------------------------------------------------------------------------- the field of view

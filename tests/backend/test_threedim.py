@@ -88,6 +88,12 @@ def test_views_are_shown_one_after_the_other_and_a_mesh_is_made(pipeline: ThreeD
     assert np.all(np.diff([u.fraction for u in updates]) >= 0)
 
 
+def test_how_far_the_elevation_is_to_be_trusted_is_reported(pipeline: ThreeDim) -> None:
+    (read,) = run(pipeline, asked(elevation_deg=None))
+    assert read.report.elevation_source == "estimated"
+    assert read.report.elevation_confidence == pytest.approx(1 / (1 + (read.report.elevation_spread_deg / 10) ** 2))
+
+
 def test_only_what_changed_is_drawn_again(pipeline: ThreeDim, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     draw = PoolGenerator.draw

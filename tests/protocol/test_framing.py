@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from protocol import framing
 from protocol.directions import BackendMessage, ClientMessage
 from protocol.framing import FieldError, ProtocolError, decode, encode
-from protocol.messages import ArraySpec, Event, Hello, Ping, Settings, Submit
+from protocol.messages import ArraySpec, Event, Hello, Ping, Report, Settings, Submit
 
 DTYPES = st.sampled_from([np.uint8, np.int32, np.int64, np.float32, np.float64, np.bool_, np.dtype(">f4")])
 ARRAYS = st.dictionaries(
@@ -107,3 +107,25 @@ def test_a_field_out_of_bounds_is_named(settings, field, word):
     assert caught.value.request == "r-1"
     assert word in caught.value.hint
     assert "Expected" not in caught.value.sentence
+
+
+def test_peers_of_before_and_after_a_field_of_the_report_understand_each_other():
+    """Fields with defaults come without a new version of the protocol."""
+    raw = {
+        "pipeline": "p",
+        "seed": 0,
+        "settings": {},
+        "elevation_deg": 20.0,
+        "elevation_source": "estimated",
+        "elevation_spread_deg": 3.0,
+        "camera": {"elevation_deg": 20.0, "azimuth_deg": 0.0, "distance": 1.6, "fov_deg": 40.0},
+        "framing": {"center_x": 1.0, "center_y": 1.0, "side": 2.0},
+        "seconds": {},
+    }
+    assert msgspec.convert(raw, Report).elevation_confidence is None
+    later = {**raw, "elevation_confidence": 0.5, "something_newer": [1]}
+    report = msgspec.convert(later, Report)
+    assert report.elevation_confidence == 0.5
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(report), type=Report) == report
+    with pytest.raises(msgspec.ValidationError, match="elevation_confidence"):
+        msgspec.convert({**raw, "elevation_confidence": 1.5}, Report)

@@ -319,9 +319,9 @@ class Published:
             found = Elevation.found(
                 solve_elevation(self.matcher(near.images), NEAR_MOVES, camera=camera, size=near.images.shape[1])
             )
-            measured = found.source == "estimated"
             return {
-                "estimate": np.array([found.degrees, found.spread, measured]),
+                "estimate": np.array([found.degrees, found.spread]),
+                "confidence": np.array([] if found.confidence is None else [found.confidence]),
                 "note": np.frombuffer(found.note.encode(), np.uint8),
             }
 
@@ -332,10 +332,10 @@ class Published:
             images=near.images,
             loftr=None if loftr is None else self.digest(self.loftr),
         )
-        degrees, spread, measured = arrays["estimate"]
-        if not measured:
+        if not len(arrays["confidence"]):
             return replace(regressed, note=unmatched(regressed))
-        return Elevation(float(degrees), float(spread), "estimated", bytes(arrays["note"]).decode())
+        degrees, spread, confidence = (float(x) for x in (*arrays["estimate"], *arrays["confidence"]))
+        return Elevation(degrees, spread, "estimated", bytes(arrays["note"]).decode(), confidence)
 
     def reconstruct(self, sources: ViewSet, stages: Stages) -> SdfField:
         """The shape that the near views show; the first of `sources` is the picture."""
