@@ -16,7 +16,7 @@ from backend.weights.download import fetch
 HUB = os.environ["HUB"]
 
 
-def model_info(api, repository, *, files_metadata):
+def model_info(api, repository, *, files_metadata, timeout):
     with urllib.request.urlopen(f"{HUB}/index.json") as response:
         files = json.load(response)
     siblings = [

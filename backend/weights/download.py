@@ -10,14 +10,17 @@ import errno
 import hashlib
 import http.client
 import re
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from backend.weights.store import WeightsEntry
 from protocol.errors import TurnaroundError
@@ -34,8 +37,13 @@ ATTEMPTS = 5
 TIMEOUT = 30.0
 """Seconds that a server may be silent."""
 
+BEAT = 0.2
+"""Seconds between two questions whether to stop, while a server is waited for."""
+
 Report = Callable[[int, int], None]
-"""Told bytes had and bytes in all (0 if not known); raises to stop."""
+"""Told bytes had and bytes in all (0 if not known), also while nothing arrives; raises to stop."""
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,12 @@ class RemoteFile:
 # --------------------------------------------------------------------------------------------------- what there is
 
 
-def remote_files(entry: WeightsEntry) -> list[RemoteFile]:
+def remote_files(entry: WeightsEntry, beat: Callable[[], None] = lambda: None) -> list[RemoteFile]:
     """The files of a checkpoint where it is published.
+
+    Args:
+        entry: the checkpoint.
+        beat: called while the server is waited for; raises to stop.
 
     Raises:
         TurnaroundError: `weights.unpublished`, `weights.network`, `weights.login`, `weights.source` if they are no
@@ -76,29 +88,13 @@ def remote_files(entry: WeightsEntry) -> list[RemoteFile]:
     if "://" in entry.source:
         (name,) = entry.files
         return [RemoteFile(name, entry.source, sha256=entry.sha256.get(name, ""))]
-    return _hub_files(entry)
+    return _hub_files(entry, beat)
 
 
-def _hub_files(entry: WeightsEntry) -> list[RemoteFile]:
+def _hub_files(entry: WeightsEntry, beat: Callable[[], None]) -> list[RemoteFile]:
     import huggingface_hub as hub
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-    try:
-        info = hub.HfApi().model_info(entry.source, files_metadata=True)
-    except GatedRepoError as error:
-        raise _login(entry, str(error)) from error
-    except RepositoryNotFoundError as error:
-        raise _source(entry, str(error)) from error
-    except OfflineModeIsEnabled as error:
-        raise _network(entry.source, str(error)) from error
-    except HfHubHTTPError as error:
-        raise _network(entry.source, str(error)) from error
-    except OSError as error:
-        raise _network(entry.source, str(error)) from error
-    except Exception as error:  # the hub's HTTP library has changed, and its errors with it
-        if "connect" in type(error).__name__.lower() or "timeout" in type(error).__name__.lower():
-            raise _network(entry.source, str(error)) from error
-        raise
+    info = _awaited(partial(_hub_info, entry), beat)
     there = {sibling.rfilename: sibling for sibling in info.siblings or []}
     token = hub.get_token() or ""
     files = []
@@ -111,6 +107,20 @@ def _hub_files(entry: WeightsEntry) -> list[RemoteFile]:
         url = hub.hf_hub_url(entry.source, name, revision=info.sha)
         files.append(RemoteFile(name, url, size=there[name].size or 0, sha256=digest, token=token))
     return files
+
+
+def _hub_info(entry: WeightsEntry) -> Any:
+    import huggingface_hub as hub
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        return hub.HfApi().model_info(entry.source, files_metadata=True, timeout=TIMEOUT)
+    except GatedRepoError as error:
+        raise _login(entry, str(error)) from error
+    except RepositoryNotFoundError as error:
+        raise _source(entry, str(error)) from error
+    except Exception as error:  # proxies, captive portals and wrong settings fail in as many ways as there are
+        raise _network(entry.source, repr(error)) from error
 
 
 # ------------------------------------------------------------------------------------------------------- fetching
@@ -170,7 +180,7 @@ def fetch(
         failures = 0 if now > before else failures + 1
         if failures >= ATTEMPTS:
             raise _network(file.url, str(problem)) from problem
-        pause(2.0 ** (failures - 1))
+        _awaited(partial(pause, 2.0 ** (failures - 1)), partial(report, now, file.size))
     _compare(file, part, report)
     part.replace(target)
     return target
@@ -188,7 +198,8 @@ def _transfer(
         request.add_unredirected_header("Authorization", f"Bearer {file.token}")
     if have:
         request.add_header("Range", f"bytes={have}-")
-    with opener.open(request, timeout=TIMEOUT) as response:
+    response = _awaited(partial(opener.open, request, timeout=TIMEOUT), partial(report, have, file.size))
+    try:
         resumed = have > 0 and response.status == 206
         if resumed and not str(response.headers.get("Content-Range", "")).startswith(f"bytes {have}-"):
             raise http.client.HTTPException("the server sent another part than was asked for")
@@ -201,17 +212,39 @@ def _transfer(
             got = _copy(response, out, start, total, report)
         if total and got < total:
             raise http.client.IncompleteRead(b"", total - got)
+    finally:
+        # a read that was given up keeps the response to itself until it ends
+        threading.Thread(target=response.close, daemon=True).start()
 
 
 def _copy(response: IO[bytes], out: IO[bytes], got: int, total: int, report: Report) -> int:
     report(got, total)
-    while chunk := response.read(CHUNK):
+    while chunk := _awaited(partial(response.read, CHUNK), partial(report, got, total)):
         got += len(chunk)
         if got > (total or LARGEST):
             raise http.client.HTTPException("the server sends more than it said")
         out.write(chunk)
         report(got, total)
     return got
+
+
+def _awaited(call: Callable[[], Answer], beat: Callable[[], None]) -> Answer:
+    """What `call` returns or raises, in a thread of its own: what `beat` raises meanwhile ends the wait, not the call.
+
+    A socket's read cannot be interrupted, and a server may be silent for long.
+    """
+    future: Future[Answer] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    while not wait([future], BEAT).done:
+        beat()
+    return future.result()
 
 
 def _compare(file: RemoteFile, part: Path, report: Report) -> None:
@@ -267,7 +300,7 @@ def _network(what: str, why: str) -> TurnaroundError:
     return TurnaroundError(
         "weights.network",
         "The server of the download cannot be reached.",
-        "Check the connection and start it again; what has arrived is kept.",
+        "Check the connection, and a proxy's settings if there is one, and start it again; what has arrived is kept.",
         details=f"{what}: {why}",
     )
 

@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from backend.weights.download import fetch, remote_files, sha256_of
 from backend.weights.store import (
     STORED,
     WeightsEntry,
+    catalogue,
     damaged,
     is_present,
     stored_files,
@@ -31,6 +32,9 @@ from protocol.errors import TurnaroundError
 
 RECORD = "installed.json"
 """Beside the weights: where they are from and the digest of each file."""
+
+LISTED = 3
+"""Missing files that a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,11 @@ def install(
         )
     step = _steps(progress, cancel)
     with _alone(entry), _disk():
+        if is_present(entry):  # they came back from an installation that was killed
+            return
         downloads = _downloads(entry)
         step("Looking Up Files", 0, 0)
-        files = remote_files(entry)
+        files = remote_files(entry, lambda: step("Looking Up Files", 0, 0))
         known = all(file.size for file in files)
         total = sum(file.size for file in files) if known else 0
         had = 0
@@ -127,17 +133,18 @@ def import_from(
     Raises:
         TurnaroundError: `weights.missing`; `weights.damaged` if it cannot be read or holds values that are not
             finite; `weights.mismatch` if it is of another model; `weights.unsafe`, `weights.legacy`;
-            `weights.no_space`, `weights.folder`, `weights.busy`; `weights.shipped`.
+            `weights.unreadable`; `weights.no_space`, `weights.folder`, `weights.busy`; `weights.shipped`.
         CancelledError: `cancel` said so.
     """
     if entry.shipped:
         raise TurnaroundError("weights.shipped", f"{entry.title} is a part of turnaround and cannot be replaced.")
-    if not path.exists():
-        raise TurnaroundError(
-            "weights.missing", f"There is nothing at {path.name}.", "Check the path.", details=str(path)
-        )
+    with _reading(path):
+        if not path.exists():
+            raise TurnaroundError(
+                "weights.missing", f"There is nothing at {path.name}.", "Check the path.", details=str(path)
+            )
     step = _steps(progress, cancel)
-    with _alone(entry), _disk():
+    with _alone(entry), _disk(), _reading(path):
         expected = entry.sha256.get(path.name)
         if expected and path.is_file():
             size = path.stat().st_size
@@ -158,7 +165,7 @@ def remove(entry: WeightsEntry) -> bool:
         folders = [folder for folder in (weights_folder(entry), _downloads_path(entry)) if folder.exists()]
         for folder in folders:
             trash = _staging(entry)
-            folder.replace(trash / "old")  # gone in one step, even if emptying it is interrupted
+            folder.replace(trash / "gone")  # in one step, even if emptying it is interrupted
             shutil.rmtree(trash)
     return bool(folders)
 
@@ -167,23 +174,32 @@ def verify(entry: WeightsEntry, *, progress: Report = lambda progress: None, can
     """Checks an installed checkpoint: digests where they are known, every key and shape, every value finite.
 
     Raises:
-        TurnaroundError: `weights.missing`, `weights.damaged`, `weights.mismatch`.
+        TurnaroundError: `weights.missing`, `weights.damaged`, `weights.mismatch`, `weights.unreadable`.
         CancelledError: `cancel` said so.
     """
+    folder = weights_folder(entry)
+    with _disk(), _reading(folder):
+        if not folder.exists():
+            raise _absent(entry, "is not installed")
+        gone = [path for path in stored_files(entry) if not path.is_file() or not path.stat().st_size]
+        if gone:
+            names = ", ".join(path.relative_to(folder).as_posix() for path in gone[:LISTED])
+            more = f" and {len(gone) - LISTED} more" if len(gone) > LISTED else ""
+            raise _absent(entry, f"is not complete without {names}{more}")
+        _check_stored(entry, folder, _steps(progress, cancel))
+
+
+def _absent(entry: WeightsEntry, what: str) -> TurnaroundError:
+    hint = "Install Turnaround again." if entry.shipped else f'Use "turnaround models install {entry.name}".'
+    return TurnaroundError("weights.missing", f"{entry.title} {what}.", hint)
+
+
+def _check_stored(entry: WeightsEntry, folder: Path, step: Callable[[str, int, int], None]) -> None:
     import torch
 
     from backend.weights.layouts import layout
     from backend.weights.lazy import check_shapes, read_safetensors
 
-    folder = weights_folder(entry)
-    if not is_present(entry):
-        gone = [path.name for path in stored_files(entry) if not path.is_file()]
-        raise TurnaroundError(
-            "weights.missing",
-            f"{entry.title} is not complete: {', '.join(gone) or 'a file'} is missing.",
-            f'Use "turnaround models install {entry.name}".',
-        )
-    step = _steps(progress, cancel)
     digests = _recorded(folder)
     stored = {path.relative_to(folder).as_posix() for path in stored_files(entry)}
     files = {name: folder / name for name in sorted(stored | digests.keys())}
@@ -249,7 +265,13 @@ def _convert(entry: WeightsEntry, source: Path, step: Callable[[str, int, int], 
 
         layout(entry.layout).convert(source, new, entry, written)
         missing = [name for name in STORED[entry.layout] if not (new / name).is_file()]
-        assert not missing, f"{entry.layout} did not write {missing}"
+        if missing:
+            raise TurnaroundError(
+                "weights.damaged",
+                f"{entry.title} is not complete: nothing in {source.name} makes {missing[0]}.",
+                "Get it again: some of what was published may be missing.",
+                details=f"{source}: {', '.join(missing)}",
+            )
         digests = {}
         for path in sorted(path for path in new.rglob("*") if path.is_file()):
             digests[path.relative_to(new).as_posix()] = sha256_of(path, lambda: step("Finishing", 0, 0))
@@ -261,7 +283,15 @@ def _convert(entry: WeightsEntry, source: Path, step: Callable[[str, int, int], 
             target.replace(staging / "old")
         new.replace(target)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        _clear(staging, weights_folder(entry))
+
+
+def _clear(staging: Path, target: Path) -> None:
+    """Removes a folder of `_staging`; weights in it that nothing has come instead of go back to their place."""
+    old = staging / "old"
+    if old.exists() and not target.exists():
+        old.replace(target)
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def _steps(progress: Report, cancel: Cancel) -> Callable[[str, int, int], None]:
@@ -304,7 +334,7 @@ def _need_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def _alone(entry: WeightsEntry) -> Iterator[None]:
-    """One installation of a checkpoint at a time; clears up what one that was killed has left."""
+    """One installation of a checkpoint at a time; clears up what those that were killed have left."""
     from filelock import FileLock, Timeout
 
     root = weights_root()
@@ -318,12 +348,26 @@ def _alone(entry: WeightsEntry) -> Iterator[None]:
                 "weights.busy", f"{entry.title} is being installed already.", "Wait until that is done."
             ) from error
     try:
-        for left in root.glob(f".{entry.name}.*"):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+        _clear_up(entry)
         yield
     finally:
         lock.release()
+
+
+def _clear_up(entry: WeightsEntry) -> None:
+    """Clears what is left of installations of this checkpoint, whose lock is held, and of all that nobody works on."""
+    from filelock import FileLock, Timeout
+
+    root = weights_root()
+    names = {known.name for known in catalogue() if not known.shipped}  # all else there is somebody else's
+    for left in root.glob(".*.*"):
+        name = left.name[1:].partition(".")[0]
+        if name not in names or not left.is_dir():
+            continue
+        # what cannot be cleared now, since a file in it is open, has to wait for the next time
+        held = nullcontext() if name == entry.name else FileLock(root / f".{name}.lock", timeout=0)
+        with suppress(OSError, Timeout), held:
+            _clear(left, root / name)
 
 
 @contextmanager
@@ -338,6 +382,29 @@ def _disk() -> Iterator[None]:
             "weights.folder",
             "The folder of the weights cannot be used.",
             "Check that you may write there, or set TURNAROUND_WEIGHTS to another folder.",
+            details=str(error),
+        ) from error
+
+
+@contextmanager
+def _reading(source: Path) -> Iterator[None]:
+    """Failures of what is only read, the disk's own apart: they are no fault of the folder that is written to."""
+    try:
+        yield
+    except OSError as error:
+        at = Path(error.filename) if isinstance(error.filename, str) else None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)  # a copy that finds no space names its source as well
+        if full or at is None or not at.is_relative_to(source):
+            raise
+        if isinstance(error, FileNotFoundError):
+            where = f" in {at.parent.name}" if at != source else ""
+            raise TurnaroundError(
+                "weights.missing", f"There is no {at.name}{where}.", "Get the files again.", details=str(error)
+            ) from error
+        raise TurnaroundError(
+            "weights.unreadable",
+            f"{at.name} cannot be read.",
+            "Check that it is a file, and that you may read it.",
             details=str(error),
         ) from error
 

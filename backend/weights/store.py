@@ -192,7 +192,10 @@ def stored_files(entry: WeightsEntry) -> list[Path]:
 
 def is_present(entry: WeightsEntry) -> bool:
     """Whether all files of a checkpoint are there; their content is checked when they are loaded."""
-    return all(path.is_file() and path.stat().st_size > 0 for path in stored_files(entry))
+    try:
+        return all(path.is_file() and path.stat().st_size > 0 for path in stored_files(entry))
+    except OSError:  # a folder that may not be read; the others can still be used
+        return False
 
 
 def tiny_path(name: str) -> Path:

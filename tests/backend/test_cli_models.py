@@ -74,7 +74,7 @@ def test_from_import_to_removal(checkpoint: Path) -> None:
         (["import", "zero123-xl", "nowhere"], ["nothing at nowhere", "path"]),
         (["import", "tiny-xunet", "."], ["a part of turnaround"]),
         (["remove", "tiny-xunet"], ["a part of turnaround"]),
-        (["verify", "zero123-xl"], ["not complete", "models install zero123-xl"]),
+        (["verify", "zero123-xl"], ["is not installed", "models install zero123-xl"]),
     ],
 )
 def test_what_cannot_be_is_said_in_words(checkpoint: Path, arguments: list[str], words: list[str]) -> None:

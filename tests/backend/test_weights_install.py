@@ -8,7 +8,8 @@ import http.server
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,9 @@ from typing import Any
 import pytest
 import torch
 import weights_samples as samples
+from filelock import FileLock
 
+from backend.generators.text.stable_diffusion import painters
 from backend.pipelines.stage import CancelledError
 from backend.weights import download, install, store
 from backend.weights.download import RemoteFile, fetch
@@ -35,6 +38,9 @@ class Site:
     """Bytes after which the next answers break off."""
     status: dict[str, int] = field(default_factory=dict)
     ranges: bool = True
+    silent_after: int | None = None
+    """Bytes of a body after which `wait` is called; -1 for before the answer."""
+    wait: Callable[[], None] = lambda: None
     redirects: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str | None, str | None]] = field(default_factory=list)
     """Path, Range and Authorization of each request."""
@@ -58,6 +64,8 @@ def site() -> Iterator[Site]:
                 self.send_error(site.status.get(self.path, 404))
                 return
             data = site.files[self.path]
+            if site.silent_after == -1:
+                site.wait()
             start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and site.ranges else 0
             if start >= len(data) and asked:
                 self.send_error(416)
@@ -69,6 +77,10 @@ def site() -> Iterator[Site]:
             self.end_headers()
             end = start + site.breaks.pop(0) if site.breaks else len(data)
             with contextlib.suppress(ConnectionError):
+                if site.silent_after is not None and site.silent_after >= 0:
+                    self.wfile.write(data[start : site.silent_after])
+                    start = max(start, site.silent_after)
+                    site.wait()
                 self.wfile.write(data[start:end])
 
         def log_message(self, *arguments: object) -> None: ...
@@ -191,8 +203,9 @@ def hub(site: Site, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     samples.save_sparseneus(tmp_path / "ckpt.pth", json.loads(MANIFEST.read_text()))
     files = {REMOTE: (tmp_path / "ckpt.pth").read_bytes(), "README.md": b"hello"}
 
-    def model_info(api: object, repository: str, *, files_metadata: bool) -> Any:
+    def model_info(api: object, repository: str, *, files_metadata: bool, timeout: float) -> Any:
         assert files_metadata
+        assert timeout
         site.files = {f"/{repository}/{name}": data for name, data in files.items()}
         siblings = [
             SimpleNamespace(rfilename=name, size=len(data), lfs=SimpleNamespace(sha256=digest(data)))
@@ -244,6 +257,33 @@ def test_installing_fetches_checks_converts_and_clears_up(hub: dict[str, bytes],
     assert not store.is_present(entry)
     assert nothing_installed(root)
     assert not install.remove(entry)
+
+
+@pytest.mark.parametrize("silent", ["hub", "connection", "body", "pause"])
+def test_cancelling_does_not_wait_for_a_silent_server(
+    hub: dict[str, bytes], site: Site, root: Path, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    import huggingface_hub
+
+    speak, asked = threading.Event(), threading.Event()
+
+    def wait_long(*_: object, **__: object) -> None:
+        asked.set()
+        speak.wait(60)
+
+    if silent == "hub":
+        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", wait_long)
+    elif silent == "pause":
+        site.breaks = [0]
+        monkeypatch.setattr(install, "fetch", functools.partial(fetch, insecure_host="127.0.0.1", pause=wait_long))
+    else:
+        site.silent_after, site.wait = {"connection": -1, "body": 1000}[silent], wait_long
+    start = time.monotonic()
+    with pytest.raises(CancelledError):
+        install.install(store.find_entry(SPARSENEUS), accept_licence=True, cancel=asked.is_set)
+    assert time.monotonic() - start < 20
+    assert nothing_installed(root)
+    speak.set()
 
 
 @pytest.mark.parametrize("stage", ["Looking Up Files", "Downloading", "Converting", "Finishing"])
@@ -302,9 +342,16 @@ def test_a_file_that_is_gone_and_a_hub_that_is_away(hub: dict[str, bytes], monke
         install.install(store.find_entry(SPARSENEUS), accept_licence=True)
     assert failure.value.code == "weights.source"
 
-    class ConnectError(Exception): ...
+    class ProxyError(Exception): ...
 
-    for error in (OfflineModeIsEnabled("offline"), ConnectionResetError("gone"), ConnectError("no route")):
+    errors = (
+        OfflineModeIsEnabled("offline"),
+        ConnectionResetError("gone"),
+        ProxyError("407"),  # no error of Python's own
+        json.JSONDecodeError("a captive portal's page", "<html>", 0),
+        ImportError("a package for this kind of proxy"),
+    )
+    for error in errors:
 
         def away(*_: object, error: Exception = error, **__: object) -> None:
             raise error
@@ -313,6 +360,7 @@ def test_a_file_that_is_gone_and_a_hub_that_is_away(hub: dict[str, bytes], monke
         with pytest.raises(TurnaroundError) as failure:
             install.install(store.find_entry(SPARSENEUS), accept_licence=True)
         assert failure.value.code == "weights.network"
+        assert repr(error) in failure.value.details
     with pytest.raises(TurnaroundError) as failure:
         install.install(store.find_entry("xunet-srn64"), accept_licence=True)
     assert failure.value.code == "weights.unpublished"
@@ -359,9 +407,12 @@ def test_a_full_disk_before_and_while_writing(
 
 def test_one_at_a_time_and_leftovers_are_cleared(hub: dict[str, bytes], root: Path, tmp_path: Path) -> None:
     entry = store.find_entry(SPARSENEUS)
-    left = root / f".{SPARSENEUS}.abcdef"
-    (left / "new").mkdir(parents=True)
-    codes = []
+    left, anothers, working, foreign = (
+        root / name for name in (f".{SPARSENEUS}.abcdef", ".lgm.abcdef", ".xunet-srn64.abcdef", ".config.abcdef")
+    )
+    for folder in (left, anothers, working, foreign):
+        (folder / "new").mkdir(parents=True)
+    codes: list[str] = []
 
     def progress(progress: install.InstallProgress) -> None:
         if progress.stage == "Converting" and not codes:
@@ -369,16 +420,130 @@ def test_one_at_a_time_and_leftovers_are_cleared(hub: dict[str, bytes], root: Pa
                 install.import_from(entry, tmp_path / "ckpt.pth")
             codes.append(failure.value.code)
 
-    install.install(entry, accept_licence=True, progress=progress)
+    with FileLock(root / ".xunet-srn64.lock"):
+        install.install(entry, accept_licence=True, progress=progress)
     assert codes == ["weights.busy"]
-    assert not left.exists()
+    assert [folder.exists() for folder in (left, anothers, working, foreign)] == [False, False, True, True]
     assert store.is_present(entry)
+
+
+class Killed(BaseException):
+    """Nothing after it is done."""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_weights_that_cannot_be_replaced_stay(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    samples.save_sparseneus(tmp_path / "ckpt.pth", json.loads(MANIFEST.read_text()))
+    entry = store.find_entry(SPARSENEUS)
+    install.import_from(entry, tmp_path / "ckpt.pth")
+    (root / SPARSENEUS / "mine").touch()
+    replace = Path.replace
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise Killed if killed else PermissionError(errno.EACCES, "a file in it is open", str(path))
+        return replace(path, target)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "replace", fail)
+        if killed:
+            broken.setattr(install, "_clear", lambda staging, target: None)
+        with pytest.raises(Killed if killed else TurnaroundError):
+            install.import_from(entry, tmp_path / "ckpt.pth")
+    assert store.is_present(entry) != killed
+    with pytest.raises(TurnaroundError, match="nothing at"):  # whatever is begun next, it clears up
+        install.import_from(store.find_entry("lgm"), tmp_path / "none")
+    torch.save({}, tmp_path / "none")
+    with pytest.raises(TurnaroundError):
+        install.import_from(store.find_entry("lgm"), tmp_path / "none")
+    assert (root / SPARSENEUS / "mine").exists()
+    install.verify(entry)
+    assert [path.name for path in root.glob("*") if path.is_dir()] == [SPARSENEUS]
+
+
+def unreadable(path: Path, monkeypatch: pytest.MonkeyPatch, *calls: str) -> None:
+    """Has the system refuse a path, which it does not do for its administrator."""
+
+    def refusing(call: Any) -> Any:
+        def refuse(self: Path, *arguments: Any, **more: Any) -> Any:
+            if self == path:
+                raise PermissionError(errno.EACCES, "refused", str(self))
+            return call(self, *arguments, **more)
+
+        return refuse
+
+    for name in calls:
+        monkeypatch.setattr(Path, name, refusing(getattr(Path, name)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda path: (path.unlink(), path.mkdir()), "unreadable"),
+        (lambda path: (path.unlink(), path.symlink_to("nowhere")), "missing"),
+        (lambda path: None, "unreadable"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_named(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any, code: str
+) -> None:
+    path = tmp_path / "published" / "ckpt_215000.pth"
+    path.parent.mkdir()
+    path.write_bytes(b"1")
+    spoil(path)
+    if path.is_file():
+        unreadable(path, monkeypatch, "open")
+    with pytest.raises(TurnaroundError, match=r"ckpt_215000\.pth") as failure:
+        install.import_from(store.find_entry(SPARSENEUS), path.parent)
+    assert failure.value.code == f"weights.{code}"
+    assert nothing_installed(root)
+
+
+def test_weights_that_cannot_be_read_stop_nothing_else(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples.save_sparseneus(tmp_path / "ckpt.pth", json.loads(MANIFEST.read_text()))
+    entry = store.find_entry(SPARSENEUS)
+    install.import_from(entry, tmp_path / "ckpt.pth")
+    with monkeypatch.context() as refused:
+        unreadable(store.stored_files(entry)[0], refused, "stat")
+        assert not store.is_present(entry)
+        with pytest.raises(TurnaroundError, match=r"sparseneus\.safetensors cannot be read") as failure:
+            install.verify(entry)
+        assert failure.value.code == "weights.unreadable"
+        unreadable(root, refused, "iterdir")
+        assert painters().keys() == {e.name for e in store.catalogue() if e.pipeline == "text-to-image"}
+    assert store.is_present(entry)
+
+
+def test_what_is_missing_is_told_by_its_path(root: Path) -> None:
+    entry = store.find_entry("zero123-xl")
+    with pytest.raises(TurnaroundError, match="is not installed"):
+        install.verify(entry)
+    path, *_ = store.stored_files(entry)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"{}")
+    with pytest.raises(TurnaroundError, match=r"without unet/diff.*, vae/config\.json, vae/.* and 5 more\."):
+        install.verify(entry)
+
+
+def test_a_converter_that_leaves_something_out_installs_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples.save_sparseneus(tmp_path / "ckpt.pth", json.loads(MANIFEST.read_text()))
+    monkeypatch.setitem(store.STORED, "sparseneus", ("sparseneus.safetensors", "more.json"))
+    with pytest.raises(TurnaroundError, match=r"more\.json") as failure:
+        install.import_from(store.find_entry(SPARSENEUS), tmp_path / "ckpt.pth")
+    assert failure.value.code == "weights.damaged"
+    assert nothing_installed(root)
 
 
 def test_verify_finds_what_has_changed(root: Path, tmp_path: Path) -> None:
     samples.save_sparseneus(tmp_path / "ckpt.pth", json.loads(MANIFEST.read_text()))
     entry = store.find_entry(SPARSENEUS)
-    with pytest.raises(TurnaroundError, match="not complete"):
+    with pytest.raises(TurnaroundError, match="not installed"):
         install.verify(entry)
     install.import_from(entry, tmp_path / "ckpt.pth")
     (path,) = store.stored_files(entry)

@@ -216,12 +216,19 @@ _known: dict[str, StableDiffusion] = {}
 """One instance for each name, so that what is loaded is not loaded again."""
 
 
+def _folders(root: Path) -> list[Path]:
+    """What is in a folder; nothing if it is none, or may not be read."""
+    try:
+        return sorted(root.iterdir())
+    except OSError:
+        return []
+
+
 def painters() -> dict[str, StableDiffusion]:
     """The catalogue's painters, installed or not, then what other checkpoints are in the weights folder."""
     entries = {entry.name: entry for entry in catalogue()}
     found = {name: weights_folder(entry) for name, entry in entries.items() if entry.pipeline == PIPELINE}
-    root = weights_root()
-    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+    for folder in _folders(weights_root()):
         if folder.name not in entries and re.fullmatch(NAME, folder.name) and pipeline_class(folder):
             found[folder.name] = folder
     for name, folder in found.items():
