@@ -7,6 +7,7 @@ or a matte that somebody has painted goes before all of them (see `matting`).
 from __future__ import annotations
 
 import os
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,26 +62,68 @@ class GrabCut:
 
 
 class Rembg:
-    """A `Segmenter`: the rembg package, if it is installed. It knows no prompts: those crop and choose its answer."""
+    """A `Segmenter`: the rembg package, if it is installed. It knows no prompts: those crop and choose its answer.
+
+    Args:
+        instead: finds the subject where rembg fails; None if that is an error.
+    """
+
+    def __init__(self, instead: Segmenter | None = None) -> None:
+        self._instead = instead
 
     @property
     def key(self) -> str:
-        """Name and version."""
-        return f"rembg {version('rembg')} {REMBG_MODEL}"
+        """Name and version; with what may answer instead, and the file that makes it: a mended one is asked again."""
+        key = f"rembg {version('rembg')} {REMBG_MODEL}"
+        if self._instead is None:
+            return key
+        try:
+            stat = _rembg_weights().stat()
+        except OSError:
+            return f"{key} or {self._instead.key}"
+        return f"{key} of {stat.st_size} {stat.st_mtime_ns} or {self._instead.key}"
 
     def __call__(self, rgb: NDArray[np.uint8], prompt: Prompt) -> Mask:
-        """See `Segmenter`; what lies outside of the artist's box is not shown to it."""
-        from rembg import new_session, remove
+        """See `Segmenter`; what lies outside of the artist's box is not shown to it.
 
+        Raises:
+            TurnaroundError: `picture.no_subject`; `matting.failed`, rembg or its model does not work.
+        """
         height, width = rgb.shape[:2]
         left, top, right, bottom = prompt.pixels(width, height)
         matte = np.zeros((height, width), np.uint8)
         part = Image.fromarray(np.ascontiguousarray(rgb[top:bottom, left:right]))
-        matte[top:bottom, left:right] = remove(part, session=new_session(REMBG_MODEL), only_mask=True)
+        try:
+            matte[top:bottom, left:right] = _ask_rembg(part)
+        except TurnaroundError as error:
+            if self._instead is None:
+                raise
+            warnings.warn(f"{error.sentence} Something else finds the subject: {error.details}", stacklevel=2)
+            return self._instead(rgb, prompt)
         size = work_size(rgb)
         mask = cv2.resize(matte, size, interpolation=cv2.INTER_AREA) > 127
         chosen = chosen_parts(np.asarray(mask, bool), prompt.scaled(size[0] / width))
         return check_subject(objects(chosen, OBJECT_SHARE))
+
+
+def _ask_rembg(picture: Image.Image) -> NDArray[np.uint8]:
+    """Its matte, [h, w], of a picture.
+
+    Raises:
+        TurnaroundError: `matting.failed`.
+    """
+    try:
+        from rembg import new_session, remove
+
+        return np.asarray(remove(picture, session=new_session(REMBG_MODEL), only_mask=True), np.uint8)
+    except (Exception, SystemExit) as error:  # a download, a cut file or a library; it exits without a runtime
+        raise TurnaroundError(
+            "matting.failed",
+            "rembg does not work: its model may be damaged, or could not be downloaded.",
+            f"Check the connection, delete {_rembg_weights().name} so that it is fetched again, or choose GrabCut.",
+            field="matting",
+            details=f"{_rembg_weights()}: {error!r}",
+        ) from error
 
 
 def choose(name: EngineName = "auto", *, sam: Path | None = None, device: str = "cpu") -> Segmenter:
@@ -104,8 +147,10 @@ def choose(name: EngineName = "auto", *, sam: Path | None = None, device: str = 
         from backend.preparation.sam import Sam  # torch and transformers are imported when they are needed
 
         return Sam(sam, device)
-    if name == "rembg" or (name == "auto" and _has_rembg() and _rembg_weights().is_file()):
+    if name == "rembg":
         return Rembg()
+    if name == "auto" and _has_rembg() and _rembg_weights().is_file():
+        return Rembg(GrabCut())
     return GrabCut()
 
 

@@ -193,6 +193,36 @@ def test_rembg_sees_the_box_alone_and_its_parts_are_chosen(monkeypatch):
     assert caught.value.code == "picture.no_subject"
 
 
+def fails(error: BaseException) -> ModuleType:
+    def new_session(name: str) -> None:
+        raise error
+
+    package = ModuleType("rembg")
+    package.new_session, package.remove = new_session, None
+    return package
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no network"), RuntimeError("a cut model"), SystemExit(1)])
+def test_a_rembg_that_does_not_work_is_told_or_replaced(error, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "rembg", fails(error))
+    monkeypatch.setattr(engines, "_has_rembg", lambda: True)
+    monkeypatch.setattr(engines, "version", lambda name: "2")
+    with pytest.raises(TurnaroundError, match="rembg does not work") as caught:
+        choose("rembg")(two_boxes(), Prompt())
+    assert (caught.value.code, caught.value.field) == ("matting.failed", "matting")
+    assert repr(error) in caught.value.details
+    file = tmp_path / "u2net" / "u2net.onnx"
+    file.parent.mkdir()
+    file.write_bytes(b"damaged")
+    auto, prompt = choose(), Prompt(box=(10.0, 20.0, 150.0, 170.0))
+    with pytest.warns(UserWarning, match="Something else finds the subject"):
+        mask = auto(two_boxes(), prompt)
+    assert overlap(mask, *RED) > 0.94
+    before = auto.key
+    file.write_bytes(b"mended now")
+    assert auto.key != before, "what GrabCut has found is not taken for rembg's"
+
+
 # ----------------------------------------------------------------------------------------------------- Segment Anything
 
 
