@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from .errors import TurnaroundError
 from .messages import Option, OptionSpec, PipelineInfo
 
+WEIGHTS = "weights"
+"""Name of the option that chooses a pipeline's weights, where it has one."""
+
 
 def check_options(options: Mapping[str, Option], pipeline: PipelineInfo) -> None:
     """Checks that a pipeline has these settings, and their values.
@@ -20,7 +23,8 @@ def check_options(options: Mapping[str, Option], pipeline: PipelineInfo) -> None
         if name not in specs:
             known = ", ".join(sorted(specs)) or "none"
             raise _option_error(name, f'{pipeline.label} has no option "{name}".', f"It has these: {known}.")
-        _check_option(specs[name], value)
+        # the weights are the one choice that grows with what is installed, and the pipeline says how
+        _check_option(specs[name], value, pipeline.hint if name == WEIGHTS else "")
 
 
 def still_fitting(options: Mapping[str, Option], pipeline: PipelineInfo) -> dict[str, Option]:
@@ -42,7 +46,7 @@ def of_views_alone(options: Mapping[str, Option], pipeline: PipelineInfo) -> dic
     return none | dict(options)
 
 
-def _check_option(spec: OptionSpec, value: bool | int | float | str) -> None:
+def _check_option(spec: OptionSpec, value: bool | int | float | str, more: str) -> None:
     same = isinstance(value, bool) == isinstance(spec.default, bool) and (
         isinstance(value, str) == isinstance(spec.default, str)
     )
@@ -51,8 +55,8 @@ def _check_option(spec: OptionSpec, value: bool | int | float | str) -> None:
         wanted = {bool: "on or off", int: "a whole number", float: "a number", str: "a text"}[type(spec.default)]
         raise _option_error(spec.name, f"{spec.label} is {value!r}, which is not possible.", f"It can be {wanted}.")
     if spec.choices and value not in spec.choices:
-        choices = ", ".join(spec.choices)
-        raise _option_error(spec.name, f'{spec.label} has no choice "{value}".', f"Choose one of: {choices}.")
+        hint = f"Choose one of: {', '.join(spec.choices)}. {more}".rstrip()
+        raise _option_error(spec.name, f'{spec.label} has no choice "{value}".', hint)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         low = -math.inf if spec.minimum is None else spec.minimum
         high = math.inf if spec.maximum is None else spec.maximum

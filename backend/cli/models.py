@@ -18,6 +18,7 @@ from .console import Bar, Verbose, cancel_on_interrupt, error_console, output_co
 
 if TYPE_CHECKING:
     from backend.weights.install import InstallProgress
+    from backend.weights.store import WeightsEntry
 
 models = typer.Typer(no_args_is_help=True, help="Weights: what there is, under which licence, and getting them.")
 
@@ -74,14 +75,14 @@ def install_model(
 
     entry = find_entry(name)
     if is_present(entry):
-        error_console().print(f"{entry.title} is here already.", markup=False)
+        _say(entry, "here already")
         return
     if entry.needs_acceptance and not accept_licence and sys.stdin.isatty():
         error_console().print(f"{entry.title}: {licence_words(entry)}.\nRead it at {licence_page(entry)}", markup=False)
         accept_licence = typer.confirm("Do you accept the licence?", err=True)
     with _shown(entry.title) as shown:
         install(entry, accept_licence=accept_licence, progress=shown.update, cancel=shown.cancel.is_set)
-    error_console().print(f"{entry.title} is ready.", markup=False)
+    _say(entry, "ready")
 
 
 @models.command("import")
@@ -97,7 +98,7 @@ def import_model(
     entry = find_entry(name)
     with _shown(entry.title) as shown:
         import_from(entry, path, progress=shown.update, cancel=shown.cancel.is_set)
-    error_console().print(f"{entry.title} is ready.", markup=False)
+    _say(entry, "ready")
 
 
 @models.command("remove")
@@ -140,6 +141,12 @@ def verify_models(
             output_console().print(f"{entry.name}: as it should be", markup=False)
     if wrong:
         raise typer.Exit(1)
+
+
+def _say(entry: WeightsEntry, how: str) -> None:
+    from backend.pipelines.choosing import still_needed
+
+    error_console().print(f"{entry.title} is {how}. {still_needed(entry)}".rstrip(), markup=False)
 
 
 @contextmanager

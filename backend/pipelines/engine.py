@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from backend.pipelines.choosing import AUTO, TINY, choose_weights, missing_hint
+from backend.pipelines.choosing import AUTO, TINY, choose_weights, missing_hint, more_hint
 from backend.pipelines.preparing import Framer, frame_finely, prepare
 from backend.pipelines.registry import Output, Request
 from backend.pipelines.reporting import make_report
@@ -85,11 +85,12 @@ class Engine(ABC):
         return frame_finely
 
     def info(self) -> PipelineInfo:
-        """See `registry.Pipeline`."""
-        hint = missing_hint(self._shipped)
+        """See `registry.Pipeline`; where it is ready, its hint says how there are more weights to choose from."""
+        missing = missing_hint(self._shipped)
         weights, *others = self._info.options
         weights = structs.replace(weights, choices=(AUTO, TINY, *self.installed()))
-        return structs.replace(self._info, options=(weights, *others), ready=not hint, hint=hint)
+        hint = missing or more_hint(self._info.name)
+        return structs.replace(self._info, options=(weights, *others), ready=not missing, hint=hint)
 
     def free(self) -> None:
         """See `registry.Pipeline`."""

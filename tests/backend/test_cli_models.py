@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -14,6 +15,9 @@ from typer.testing import CliRunner
 
 from backend.cli import app
 from backend.cli.console import CANCELLED
+from backend.pipelines import registry
+from backend.pipelines.choosing import still_needed
+from backend.pipelines.engine import Engine
 from backend.weights import install, store
 
 NAME = "one2345-sparseneus"
@@ -33,6 +37,61 @@ def models(*arguments: object, answer: str | None = None) -> Any:
 
 def row() -> dict[str, Any]:
     return next(row for row in json.loads(models("list", "--json").stdout) if row["name"] == NAME)
+
+
+def put_there(*names: str) -> None:
+    for path in (path for name in names for path in store.stored_files(store.find_entry(name))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"there")
+
+
+def test_what_else_is_needed_is_said_at_the_end_and_where_it_is_missed(checkpoint: Path, tmp_path: Path) -> None:
+    alone = models("import", NAME, checkpoint).stderr
+    assert "can be used once one of zero123-105000, " in " ".join(alone.split())
+    models("remove", NAME, "--yes")
+    picture = Path(__file__).parents[2] / "examples" / "house.png"
+
+    def refused() -> str:
+        arguments = ["generate", str(picture), "-o", str(tmp_path / "house.glb"), "--weights", "zero123-xl"]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 1
+        return result.stderr
+
+    assert "have to be installed first" in refused()
+    put_there("zero123-xl")
+    needed = "zero123-xl can be used once one2345-sparseneus is installed too."
+    assert needed in refused()
+    assert needed in " ".join(models("install", "zero123-xl").stderr.split())
+    assert "can be used once" not in models("import", NAME, checkpoint).stderr
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "names"),
+    [
+        ("one2345", ("zero123-xl", NAME, "loftr-indoor")),
+        ("ouroboros3d", ("ouroboros3d", "stable-video-diffusion", "lgm")),
+        ("3dim", ("xunet-srn64",)),
+    ],
+)
+def test_what_a_pipeline_can_use_needs_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipeline: str, names: tuple[str, ...]
+) -> None:
+    engine = registry.pipeline(pipeline)
+    assert isinstance(engine, Engine)
+    for number, there in enumerate(itertools.product([False, True], repeat=len(names))):
+        monkeypatch.setenv("TURNAROUND_WEIGHTS", str(tmp_path / str(number)))
+        put_there(*itertools.compress(names, there))
+        whole = all(there[:2])
+        assert engine.installed() == (names[:1] if whole else ())
+        lacking = [name for name, one in zip(names[:2], there[:2], strict=True) if one and not whole]
+        assert [name for name in names if here(name) and still_needed(store.find_entry(name))] == lacking
+        info = engine.info()
+        assert info.ready
+        assert all(f"{name} can be used once" in info.hint for name in lacking)
+
+
+def here(name: str) -> bool:
+    return store.is_present(store.find_entry(name))
 
 
 def test_from_import_to_removal(checkpoint: Path) -> None:

@@ -19,9 +19,11 @@ PIPELINE = PipelineInfo(
         OptionSpec(name="strength", label="Strength", description="", default=0.5, minimum=0.0, maximum=1.0),
         OptionSpec(name="smooth", label="Smooth", description="", default=True),
         OptionSpec(name="mode", label="Mode", description="", default="soft", choices=("soft", "hard")),
+        OptionSpec(name="weights", label="Weights", description="", default="auto", choices=("auto", "tiny")),
     ),
+    hint="Install others.",
 )
-GOOD = {"views": 3, "strength": 1, "smooth": False, "mode": "hard"}
+GOOD = {"views": 3, "strength": 1, "smooth": False, "mode": "hard", "weights": "tiny"}
 BAD = [
     ("views", -1, "Views is -1"),
     ("views", 2.5, "a whole number"),
@@ -30,7 +32,8 @@ BAD = [
     ("strength", "much", "a number"),
     ("smooth", 1, "on or off"),
     ("mode", "medium", "soft, hard"),
-    ("colour", 1, "mode, smooth, strength, views"),
+    ("weights", "large", "auto, tiny. Install others."),
+    ("colour", 1, "mode, smooth, strength, views, weights"),
 ]
 
 
