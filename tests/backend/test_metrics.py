@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import trimesh
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backend.evaluation import metrics
@@ -64,11 +64,16 @@ def test_samples_repeat_with_their_seed_and_an_empty_mesh_is_an_error() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.tuples(*[st.floats(0.2, 0.8)] * 3), st.tuples(*[st.floats(-0.08, 0.08)] * 3))
-def test_occupancy_fills_a_box_to_within_half_a_voxel(
+@example((0.53515625, 0.53515625, 0.4765625), (0, 0, 0))
+def test_occupancy_fills_a_box_to_within_a_voxel_a_side(
     extents: tuple[float, float, float], at: tuple[float, float, float]
 ) -> None:
+    """The surface adds up to half a voxel a side, and a voxel that is half full counts as a whole one.
+
+    Where two faces meet, a voxel may be only a quarter full and is lost: half a voxel a side at the most.
+    """
     filled = volume(box(*extents, at=at))
-    assert np.prod(np.array(extents) - 1 / 64) <= filled <= np.prod(np.array(extents) + 1.5 / 64)
+    assert np.prod(np.array(extents) - 1 / 64) <= filled <= np.prod(np.array(extents) + 2 / 64)
 
 
 def test_occupancy_needs_neither_a_watertight_nor_an_oriented_mesh() -> None:
