@@ -41,9 +41,9 @@ def train(
     minutes: Annotated[
         float, typer.Option(help="Of training in all; a later run goes on where this one stopped.", min=0.01)
     ] = 60.0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for checkpoints and weights.")] = Path(
-        "out/train"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for checkpoints and weights.", file_okay=False)
+    ] = Path("out/train"),
     start_from: Annotated[
         Path | None,
         typer.Option(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from backend.elevation.matching import Matcher, match_views
 from backend.elevation.solve import ASSUMED_DEG, NEAR_MOVES, Estimate, solve_elevation
+from backend.evaluation.examples import load_surface
 from backend.generators.zero123.pose import FOV_DEG
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
@@ -23,7 +24,7 @@ from backend.pipelines.one2345.selection import ANCHOR_MOVES, moved
 from backend.pipelines.stage import Progress, StageCache, Stages, digest
 from backend.preparation.framing import framed_camera
 from backend.training.data.episodes import place, place_scene, sample_light
-from backend.training.data.meshes import MeshFile, load_mesh
+from backend.training.data.meshes import MeshFile
 from backend.weights.store import catalogue, find_entry, is_present, stored_files
 from protocol.errors import TurnaroundError
 from protocol.messages import Settings
@@ -55,9 +56,13 @@ class Pose:
 
 
 def make_poses(files: Iterable[MeshFile], *, poses: int, size: int = PICTURE_SIZE, seed: int = 0) -> Iterator[Pose]:
-    """`poses` pictures of each mesh; the same name and seed give the same ones."""
+    """`poses` pictures of each mesh; the same name and seed give the same ones.
+
+    Raises:
+        TurnaroundError: `meshes.unreadable`; `usable` leaves such meshes out.
+    """
     for file in files:
-        mesh = load_mesh(file.path)
+        mesh = load_surface(file.path)
         scene = prepare(mesh)
         for number in range(poses):
             rng = np.random.default_rng(int(digest("pose", file.name, number, seed)[:15], 16))

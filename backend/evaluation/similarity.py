@@ -27,6 +27,9 @@ Similarity = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 RENDER_SIZE = 512
 ELEVATIONS_DEG = (30.0, 0.0)
 AZIMUTHS_DEG = tuple(30.0 * k for k in range(12))
+ENCODER_LAYOUTS = ("zero123", "video")
+"""Of stored weights, see `STORED`: those with a CLIP's image encoder, in the order in which they are looked for."""
+
 DISTANCE = 1.5
 """In units in which the object's farthest vertex is at 0.5."""
 
@@ -73,6 +76,10 @@ class ClipSimilarity:
 
 
 def installed_encoder() -> Path | None:
-    """The image encoder of the first Zero123 that is installed: a CLIP ViT-L/14."""
-    entries = (entry for entry in catalogue() if entry.layout == "zero123" and is_present(entry))
+    """The image encoder of the first model that is installed with one, Zero123's before Stable Video Diffusion's.
+
+    Zero123's is the CLIP ViT-L/14, Stable Video Diffusion's the larger ViT-H/14, whose similarities are others.
+    """
+    known = catalogue()
+    entries = (entry for layout in ENCODER_LAYOUTS for entry in known if entry.layout == layout and is_present(entry))
     return next((weights_folder(entry) / "image_encoder" for entry in entries), None)

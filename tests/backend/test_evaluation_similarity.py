@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from backend.cli import app
 from backend.evaluation.evaluate import Prediction, evaluate, summarise
 from backend.evaluation.examples import make_examples
 from backend.evaluation.report import cells
-from backend.evaluation.similarity import ClipSimilarity, ring_cameras, ring_renders
+from backend.evaluation.similarity import RENDER_SIZE, ClipSimilarity, installed_encoder, ring_cameras, ring_renders
 from backend.geometry.mesh import Mesh
 from backend.pipelines import registry
 from backend.training.data.meshes import find_meshes
+from backend.weights.store import STORED
 from protocol.errors import TurnaroundError
 
 
@@ -53,6 +55,56 @@ def test_the_renders_are_twelve_at_30_degrees_and_twelve_level() -> None:
     # a ball of radius 0.5 from 1.5 is seen under asin(1/3) of the 24.6 degrees to the picture's edge
     radius = 32 * np.tan(np.arcsin(1 / 3)) / (16 / 35)
     assert np.allclose((renders[..., 3] > 127).sum((1, 2)), np.pi * radius**2, rtol=0.03)
+
+
+def test_renders_are_of_the_papers_size_unless_another_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    class Rendered:
+        rgba = np.zeros((1, 1, 4), np.uint8)
+
+    def render(scene: object, camera: object, size: int, light: object) -> Rendered:
+        sizes.append(size)
+        return Rendered()
+
+    monkeypatch.setattr("backend.evaluation.similarity.render", render)
+    box = trimesh.creation.box((0.5, 0.5, 0.5))
+    mesh = Mesh(np.asarray(box.vertices, np.float32), np.asarray(box.faces, np.int32), np.full((8, 4), 90, np.uint8))
+    ring_renders(mesh)
+    assert sizes == [512] * 24
+    assert RENDER_SIZE == 512
+
+
+def test_any_installed_clip_is_found_and_zero123s_first(
+    zero123: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TURNAROUND_WEIGHTS", str(tmp_path / "weights"))
+    assert installed_encoder() is None
+
+    def install(name: str, layout: str) -> None:
+        for part in STORED[layout]:
+            path = tmp_path / "weights" / name / part
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"{}")
+        shutil.copytree(zero123 / "image_encoder", tmp_path / "weights" / name / "image_encoder", dirs_exist_ok=True)
+
+    install("stable-video-diffusion", "video")
+    found = installed_encoder()
+    assert found == tmp_path / "weights" / "stable-video-diffusion" / "image_encoder"
+    picture = np.random.default_rng(0).integers(0, 255, (40, 40, 4), np.uint8)
+    assert ClipSimilarity(found)(picture, picture[None]) == pytest.approx(1, abs=1e-5)
+
+    monkeypatch.setattr(registry, "pipelines", lambda: {"one2345": Blocks()})
+    monkeypatch.setattr("backend.evaluation.evaluate.ring_renders", lambda mesh, light: ring_renders(mesh, light, 32))
+    arguments = ["evaluate", "--meshes", str(folder), "-o", str(tmp_path / "out"), "--no-alone", "--device", "cpu"]
+    result = CliRunner().invoke(app, [*arguments, "--limit", "1", "--no-retrieval"], catch_exceptions=False)
+    assert (result.exit_code, "CLIP similarity is left out" in result.output) == (0, False), result.output
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written["clip"] == "stable-video-diffusion/image_encoder"
+    assert written["objects"][0]["clip"] is not None
+
+    install("zero123-xl", "zero123")
+    assert installed_encoder() == tmp_path / "weights" / "zero123-xl" / "image_encoder"
 
 
 def test_a_picture_is_most_like_itself(zero123: Path, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from protocol.errors import TurnaroundError
 from protocol.messages import PipelineInfo, Settings
 from protocol.options import check_options
 from protocol.validation import check_settings
@@ -44,8 +45,40 @@ Compare = Annotated[
 Seed = Annotated[int, typer.Option(help="Of the pictures and of the engine.")]
 
 
-def measured_meshes(files: Sequence[MeshFile], limit: int | None) -> list[MeshFile]:
-    """What is measured on: the val meshes, or all where none is marked so; at most `limit`, evenly spaced."""
+def made_folder(output: Path) -> None:
+    """Makes the folder for the results: that it cannot be is to be known before hours of measuring, not after.
+
+    Raises:
+        TurnaroundError: `export.failed`.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TurnaroundError(
+            "export.failed",
+            f'"{output}" cannot be made a folder: {(error.strerror or "unknown reason").lower()}.',
+            "Give another folder with -o.",
+            field="output",
+            details=str(error),
+        ) from error
+
+
+def measured_meshes(files: Sequence[MeshFile], limit: int | None, log: Callable[[str], None] = warn) -> list[MeshFile]:
+    """Of the meshes to measure on those that can be used; `log` is told of the others.
+
+    Raises:
+        TurnaroundError: `meshes.unreadable`, if none is left.
+    """
+    from backend.evaluation.examples import usable
+
+    measured = usable(chosen_meshes(files, limit), log)
+    if not measured:
+        raise TurnaroundError("meshes.unreadable", "None of the meshes can be measured on.", "Use other meshes.")
+    return measured
+
+
+def chosen_meshes(files: Sequence[MeshFile], limit: int | None) -> list[MeshFile]:
+    """What to measure on: the val meshes, or all where none is marked so; at most `limit`, evenly spaced."""
     from backend.evaluation.report import spread
 
     val = [file for file in files if file.split == "val"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..console import Verbose, error_console, output_console
+from ..console import Verbose, error_console, output_console, warn
 from ..device import Device, DeviceChoice, choose
 from .common import (
     OUTPUT,
@@ -20,6 +21,7 @@ from .common import (
     Shown,
     asked,
     counted,
+    made_folder,
     measured_meshes,
     show,
 )
@@ -54,21 +56,23 @@ def consistency(
     from backend.evaluation.consistency_methods import pipeline_views, run
     from backend.evaluation.consistency_report import COLUMNS, TITLE, ComparisonSheet, as_json, cells
     from backend.evaluation.differences import beside, differences
-    from backend.evaluation.examples import make_examples
+    from backend.evaluation.examples import make_examples, usable
     from backend.evaluation.report import spread
     from backend.geometry.export import write_file
     from backend.pipelines import registry
     from backend.training.data.meshes import find_meshes
 
+    made_folder(output)
     files, where = find_meshes(meshes), choose(device)
-    measured, known = measured_meshes(files, limit), [file for file in files if file.split == "val"] or files
+    told = cache(warn)  # a mesh may be measured and stand in the lower bound too
+    measured, known = measured_meshes(files, limit, told), [file for file in files if file.split == "val"] or files
     chosen, own, methods = registry.pipeline(pipeline), option or [], {}
     for name, changed in {pipeline: [], **{f"{pipeline}, {pair}": [pair] for pair in compare or []}}.items():
         settings = asked(chosen.info(), [*own, *changed], seed=seed)
         methods[name] = pipeline_views(chosen, settings, where)
 
     names = set(spread([file.name for file in known], OBJECTS))
-    objects = list(make_examples([file for file in known if file.name in names], seed=seed))
+    objects = list(make_examples(usable([file for file in known if file.name in names], told), seed=seed))
     if len(objects) < 2:
         error_console().print("The lower bound is left out: there is only one mesh.")
     sheet = ComparisonSheet(spread([file.name for file in measured], shown))

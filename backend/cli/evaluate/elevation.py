@@ -8,7 +8,7 @@ import typer
 
 from ..console import Verbose
 from ..device import Device, DeviceChoice, choose
-from .common import OUTPUT, Limit, Meshes, Output, Seed, counted, measured_meshes, show
+from .common import OUTPUT, Limit, Meshes, Output, Seed, counted, made_folder, measured_meshes, show
 
 
 def elevation(
@@ -26,6 +26,7 @@ def elevation(
     from backend.evaluation.elevation_report import TITLE, cells, write_report
     from backend.training.data.meshes import find_meshes
 
+    made_folder(output)
     measured, where = measured_meshes(find_meshes(meshes), limit), choose(device)
     methods = estimators(where, drawn=drawn, seed=seed)
     with counted(len(measured) * poses * len(methods)) as advance:

@@ -11,7 +11,7 @@ from protocol.errors import TurnaroundError
 
 from ..console import Verbose
 from ..device import Device, DeviceChoice, choose
-from .common import OUTPUT, Limit, Meshes, Output, Seed, counted, measured_meshes, show
+from .common import OUTPUT, Limit, Meshes, Output, Seed, counted, made_folder, measured_meshes, show
 
 
 def schedule(
@@ -39,6 +39,7 @@ def schedule(
             "Install one with turnaround models install, or give a folder with --zero123.",
             field="zero123",
         )
+    made_folder(output)
     measured, where = measured_meshes(find_meshes(meshes), limit), choose(device)
     with counted(len(measured) * len(WAYS)) as advance:
         rows = measure_schedules(folder, measured, where, seed=seed, on_done=advance)

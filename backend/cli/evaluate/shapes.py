@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
-from ..console import Verbose, error_console
+from ..console import Verbose, error_console, warn
 from ..device import Device, DeviceChoice, choose
 from .common import (
     OUTPUT,
@@ -23,6 +24,7 @@ from .common import (
     Shown,
     asked,
     counted,
+    made_folder,
     measured_meshes,
     show,
 )
@@ -52,7 +54,8 @@ def shapes(
     clip: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a CLIP or its image encoder, by default an installed Zero123's.",
+            help="Folder of a CLIP or its image encoder, by default that of an installed Zero123 or Stable Video "
+            "Diffusion.",
             exists=True,
             file_okay=False,
         ),
@@ -67,14 +70,16 @@ def shapes(
     from backend.evaluation.cells import page
     from backend.evaluation.differences import beside, differences
     from backend.evaluation.evaluate import evaluate, measured, pipeline_method, summarise
-    from backend.evaluation.examples import make_examples
+    from backend.evaluation.examples import make_examples, usable
     from backend.evaluation.report import COLUMNS, TITLE, ContactSheet, cells, spread, write_json
+    from backend.evaluation.similarity import installed_encoder
     from backend.geometry.export import write_file
     from backend.pipelines import registry
     from backend.training.data.meshes import find_meshes
 
-    files, where = find_meshes(meshes), choose(device)
-    val = measured_meshes(files, limit)
+    made_folder(output)
+    files, where, told = find_meshes(meshes), choose(device), functools.cache(warn)
+    val = measured_meshes(files, limit, told)
     chosen, own = registry.pipeline(pipeline), option or []
     info = chosen.info()
     settings = asked(info, own, seed=seed, resolution=resolution)
@@ -85,12 +90,14 @@ def shapes(
     for name, pair in changes.items():
         other = asked(info, [*own, pair], seed=seed, resolution=resolution)
         methods[name] = pipeline_method(chosen, other, where)
-    similarity = _similarity(clip, where)
-    if retrieval and not _others(val, files):
+    encoder = clip or installed_encoder()
+    similarity = _similarity(encoder, where)
+    others = usable(_others(val, files), told) if retrieval else []
+    if retrieval and not others:
         error_console().print("Retrieval is left out: all meshes are measured, and none is left to find.")
     elif retrieval:
         error_console().print("Comparing with the training pictures ...")
-        methods["retrieval"] = _retrieval(val, files, meshes, cache, seed)
+        methods["retrieval"] = _retrieval(val, others, meshes, cache, seed)
 
     sheet = ContactSheet(spread([file.name for file in val], shown))
     with counted(len(val) * len(methods)) as advance:
@@ -100,7 +107,13 @@ def shapes(
             advance()
 
         results = evaluate(methods, make_examples(val, seed=seed), similarity=similarity, on_done=on_done)
-    about: dict[str, Any] = {"pipeline": pipeline, "settings": settings, "device": where, "objects_measured": len(val)}
+    about: dict[str, Any] = {
+        "pipeline": pipeline,
+        "settings": settings,
+        "device": where,
+        "objects_measured": len(val),
+        "clip": None if encoder is None else "/".join(encoder.parts[-2:]),
+    }
     compared = differences(measured(results), list(methods))
     tables = beside(TITLE, cells(summarise(results)), compared, COLUMNS)
     write_json(output / "results.json", results, compared, about)
@@ -110,11 +123,13 @@ def shapes(
 
 
 def _similarity(folder: Path | None, device: str) -> Similarity | None:
-    from backend.evaluation.similarity import ClipSimilarity, installed_encoder
+    from backend.evaluation.similarity import ClipSimilarity
 
-    folder = folder or installed_encoder()
     if folder is None:
-        error_console().print("CLIP similarity is left out: there is no Zero123 installed, and no --clip is given.")
+        error_console().print(
+            "CLIP similarity is left out: there is neither a Zero123 nor Stable Video Diffusion installed, and no "
+            "--clip is given."
+        )
         return None
     return ClipSimilarity(folder, device)
 
@@ -125,7 +140,7 @@ def _others(val: list[MeshFile], files: list[MeshFile]) -> list[MeshFile]:
     return [file for file in files if file.split == "train" and file.name not in measured]
 
 
-def _retrieval(val: list[MeshFile], files: list[MeshFile], folder: Path, cache: Path, seed: int) -> Method:
+def _retrieval(val: list[MeshFile], others: list[MeshFile], folder: Path, cache: Path, seed: int) -> Method:
     from backend.evaluation.evaluate import Prediction
     from backend.evaluation.examples import QUERY_SIZE, make_examples
     from backend.evaluation.retrieval import find_matches, matched_mesh
@@ -133,7 +148,7 @@ def _retrieval(val: list[MeshFile], files: list[MeshFile], folder: Path, cache: 
 
     spec = EpisodeSpec()
     assert spec.size == QUERY_SIZE
-    training = build(_others(val, files), spec, cache)
+    training = build(others, spec, cache)
     queries = np.stack([example.query for example in make_examples(val, size=QUERY_SIZE, seed=seed)])
     matches = dict(zip((file.name for file in val), find_matches(queries, training), strict=True))
     return lambda example: Prediction(matched_mesh(matches[example.name], training, folder), lit=False)

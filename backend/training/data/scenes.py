@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backend.elevation.solve import NEAR_MOVES
+from backend.evaluation.examples import load_surface
 from backend.generators.zero123.generator import PUBLISHED_GUIDANCE, ViewRequest, Zero123Generator
 from backend.generators.zero123.pose import FOV_DEG
 from backend.geometry.cameras import Camera
@@ -27,10 +28,9 @@ from backend.preparation.framing import framed_camera
 from backend.reconstructors.sparseneus.frame import published_cameras
 from backend.reconstructors.sparseneus.reconstructor import resampled
 from backend.training.data.episodes import place, place_scene, sample_light
-from backend.training.data.meshes import MeshFile, load_mesh
+from backend.training.data.meshes import MeshFile
 from backend.training.data.store import MeshStore
 from backend.weights.store import weights_digest
-from protocol.errors import TurnaroundError
 
 FIRST_VIEWS = 8
 """Of the first stage, as published."""
@@ -169,9 +169,7 @@ def make_scene(
 ) -> dict[str, NDArray]:
     """The arrays of a `Scene`; its camera as elevation, azimuth, distance and field of view."""
     rng = np.random.default_rng(int(digest("scene", file.name, episode, spec.seed)[:15], 16))
-    mesh = load_mesh(file.path)
-    if not len(mesh.faces):
-        raise TurnaroundError("meshes.unreadable", f"{file.path.name} has no surface.")
+    mesh = load_surface(file.path)
     camera = framed_camera(rng.uniform(*spec.elevations_deg), 0.0, FOV_DEG)
     placement = place(mesh.vertices, rng.uniform(-180, 180), camera)
     light = sample_light(rng)
