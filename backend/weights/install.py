@@ -33,6 +33,9 @@ from protocol.errors import TurnaroundError
 RECORD = "installed.json"
 """Beside the weights: where they are from and the digest of each file."""
 
+LARGEST_ZERO123 = 25 * 10**8
+"""Bytes of a stored Zero123; what is published may hold an optimizer as well, many times as large."""
+
 LISTED = 3
 """Missing files that a sentence names."""
 
@@ -99,7 +102,8 @@ def install(
         known = all(file.size for file in files)
         total = sum(file.size for file in files) if known else 0
         had = 0
-        _need_space(downloads, total - sum(p.stat().st_size for p in downloads.rglob("*") if p.is_file()))
+        here = sum(path.stat().st_size for path in downloads.rglob("*") if path.is_file())
+        _need_space(downloads, total - here + _stored_at_least(entry, total))
         for file in files:
 
             def fetched(done: int, size: int, had: int = had) -> None:
@@ -330,6 +334,14 @@ def _need_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise _no_space(f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free")
+
+
+def _stored_at_least(entry: WeightsEntry, downloaded: int) -> int:
+    """Bytes that the converted copy takes beside its download: half of it, single precision being stored as half.
+
+    What the converter itself asks for is exact, but comes after the download.
+    """
+    return min(downloaded // 2, LARGEST_ZERO123) if entry.layout == "zero123" else downloaded // 2
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny_stable_diffusion
 import torch
 import weights_samples as samples
 from filelock import FileLock
@@ -366,16 +367,23 @@ def test_a_file_that_is_gone_and_a_hub_that_is_away(hub: dict[str, bytes], monke
     assert failure.value.code == "weights.unpublished"
 
 
-def test_a_full_disk_before_and_while_writing(
-    hub: dict[str, bytes], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("share", [0.0, 0.9, 1.2])
+def test_a_disk_that_is_too_full_is_told_before_anything_is_fetched(
+    hub: dict[str, bytes], site: Site, root: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    free = int(share * len(hub[REMOTE]))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(TurnaroundError) as failure:
+        install.install(store.find_entry(SPARSENEUS), accept_licence=True)
+    assert failure.value.code == "weights.no_space"
+    assert nothing_installed(root)
+    assert not site.requests
+
+
+def test_a_disk_that_is_full_while_writing(
+    root: Path, hub: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = store.find_entry(SPARSENEUS)
-    with monkeypatch.context() as full:
-        full.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-        with pytest.raises(TurnaroundError) as failure:
-            install.install(entry, accept_licence=True)
-        assert failure.value.code == "weights.no_space"
-        assert nothing_installed(root)
     opened = Path.open
 
     class Full:
@@ -479,15 +487,15 @@ def unreadable(path: Path, monkeypatch: pytest.MonkeyPatch, *calls: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("spoil", "code"),
+    ("spoil", "codes"),
     [
-        (lambda path: (path.unlink(), path.mkdir()), "unreadable"),
-        (lambda path: (path.unlink(), path.symlink_to("nowhere")), "missing"),
-        (lambda path: None, "unreadable"),
+        (lambda path: (path.unlink(), path.mkdir()), {"weights.missing", "weights.unreadable"}),
+        (lambda path: (path.unlink(), path.symlink_to("nowhere")), {"weights.missing"}),
+        (lambda path: None, {"weights.unreadable"}),
     ],
 )
 def test_a_source_that_cannot_be_read_is_named(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any, code: str
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any, codes: set[str]
 ) -> None:
     path = tmp_path / "published" / "ckpt_215000.pth"
     path.parent.mkdir()
@@ -497,7 +505,17 @@ def test_a_source_that_cannot_be_read_is_named(
         unreadable(path, monkeypatch, "open")
     with pytest.raises(TurnaroundError, match=r"ckpt_215000\.pth") as failure:
         install.import_from(store.find_entry(SPARSENEUS), path.parent)
-    assert failure.value.code == f"weights.{code}"
+    assert failure.value.code in codes
+    assert nothing_installed(root)
+
+
+@pytest.mark.parametrize("gone", ["scheduler", "tokenizer"])
+def test_a_part_of_a_folder_that_is_not_there_is_named(root: Path, tmp_path: Path, gone: str) -> None:
+    tiny_stable_diffusion.save(tmp_path / "published")
+    shutil.rmtree(tmp_path / "published" / gone)
+    with pytest.raises(TurnaroundError, match=gone) as failure:
+        install.import_from(store.find_entry("sd-turbo"), tmp_path / "published")
+    assert failure.value.code in ("weights.missing", "weights.damaged")
     assert nothing_installed(root)
 
 
