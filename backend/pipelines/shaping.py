@@ -110,6 +110,11 @@ def keeps_outline(settings: Settings, weights: str = TINY) -> bool:
     return bool(settings.options.get(OUTLINE.name, weights == TINY))
 
 
+def outlined(field: Field, picture: NDArray[np.uint8], camera: Camera) -> Field:
+    """A shape that keeps to the outline of the framed picture, uint8 [S, S, 4]."""
+    return OutlinedField(field, trace_outline(field.distance, field.half, picture[..., 3], camera))
+
+
 def surface(field: Field, cells: int, smoothing: int | None = None) -> Mesh:
     """The field's zero level without colours, specks removed.
 
@@ -156,10 +161,7 @@ def finish(
     """
 
     def compute() -> dict[str, NDArray[Any]]:
-        shape = field
-        if outline:
-            traced = trace_outline(field.distance, field.half, picture[..., 3], camera)
-            shape = OutlinedField(field, traced)
+        shape = outlined(field, picture, camera) if outline else field
         mesh = surface(shape, settings.resolution, smoothing)
         if settings.target_faces is not None:
             mesh = decimate(mesh, settings.target_faces)

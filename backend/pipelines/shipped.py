@@ -14,7 +14,7 @@ from backend.elevation.solve import Estimate
 from backend.geometry.cameras import Camera
 from backend.geometry.colors import paint
 from backend.geometry.mesh import Mesh, ViewSet
-from backend.pipelines.shaping import Elevation, surface
+from backend.pipelines.shaping import Elevation, outlined, surface
 from backend.pipelines.stage import Stages
 from backend.reconstructors.base import Field
 from backend.reconstructors.sparseneus.adapter import network_images
@@ -100,6 +100,7 @@ class ShippedNetworks:
         )
         return self.reconstructor.restored(arrays)
 
-    def coarse_mesh(self, field: Field, picture: NDArray[np.uint8], camera: Camera) -> Mesh:
-        """The preview: few triangles, in the picture's colours."""
-        return paint(surface(field, COARSE_CELLS), picture, camera)
+    def coarse_mesh(self, field: Field, picture: NDArray[np.uint8], camera: Camera, *, outline: bool = False) -> Mesh:
+        """The preview: few triangles, in the picture's colours and, if that is wanted, in its outline."""
+        shape = outlined(field, picture, camera) if outline else field
+        return paint(surface(shape, COARSE_CELLS), picture, camera)

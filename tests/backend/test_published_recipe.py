@@ -109,7 +109,7 @@ class PreviewNetworks:
     def reconstruct(self, source: Camera, stages: Stages) -> SimpleNamespace:
         return SimpleNamespace(name="preview", half=0.6, distance=None, camera=source)
 
-    def coarse_mesh(self, field: object, picture: NDArray[np.uint8], camera: Camera) -> Mesh:
+    def coarse_mesh(self, field: object, picture: NDArray[np.uint8], camera: Camera, *, outline: bool) -> Mesh:
         return MESH
 
 

@@ -76,7 +76,7 @@ class Guided:
 
         progress.begin("Shaping the Preview", (0.08, 0.15))
         field: Field = networks.reconstruct(source, stages)
-        coarse = networks.coarse_mesh(field, picture, camera)
+        coarse = networks.coarse_mesh(field, picture, camera, outline=keeps_outline(settings))
 
         progress.begin("Drawing Views", (0.15, 0.8), Preview(mesh=coarse), can_keep=True)
         try:

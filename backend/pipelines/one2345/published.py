@@ -162,7 +162,7 @@ class Published:
         progress.begin("Shaping the Preview", (0.05, 0.1))
         camera = picture_camera(elevation)
         rough = self.preview.reconstruct(self.preview.source(picture, camera), stages)
-        coarse = self.preview.coarse_mesh(rough, picture, camera)
+        coarse = self.preview.coarse_mesh(rough, picture, camera, outline=keeps_outline(settings))
         try:
             views, near, elevation = self.select(picture, elevation, coarse, settings, sampling, stages)
             camera = picture_camera(elevation)

@@ -105,7 +105,7 @@ class ThreeDimRecipe:
         size = networks.reconstructor.config.image_size
         source = ViewSet(np.stack([resampled(picture, size) for picture in pictures]), tuple(cameras))
         field: Field = networks.reconstruct(source, stages)
-        coarse = networks.coarse_mesh(field, pictures[0], camera)
+        coarse = networks.coarse_mesh(field, pictures[0], camera, outline=keeps_outline(settings))
 
         progress.begin("Drawing Views", (0.15, 0.85), Preview(mesh=coarse), can_keep=True)
         drawn = NO_VIEWS
