@@ -40,6 +40,14 @@ def test_a_scaled_and_turned_copy_is_brought_back(
     assert found == pytest.approx(1 / scale, rel=0.06)
 
 
+def test_a_tilt_which_no_turn_about_the_vertical_undoes_is_undone(armchair: np.ndarray) -> None:
+    tilt = trimesh.transformations.rotation_matrix(np.radians(5), (1, 0, 0))
+    tilted = transform_points(tilt, armchair)
+    left = align(tilted, armchair) @ tilt
+    cosine = (np.trace(left[:3, :3]) / np.cbrt(np.linalg.det(left[:3, :3])) - 1) / 2
+    assert np.degrees(np.arccos(np.clip(cosine, -1, 1))) < 1
+
+
 def test_alignment_never_mirrors(armchair: np.ndarray) -> None:
     mirrored = armchair * [-1, 1, 1]
     transform = align(mirrored, armchair)

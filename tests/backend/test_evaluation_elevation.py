@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from evaluation_fixture import chair
 from PIL import Image
 from typer.testing import CliRunner
 from zero123_fixture import make_zero123
 
 from backend.cli import app
 from backend.elevation.solve import ASSUMED_DEG, Estimate
-from backend.evaluation.elevation import Pose, estimators, make_poses, score, summarise
-from backend.evaluation.elevation_report import cells, counts, histogram
+from backend.evaluation.elevation import ElevationScore, Pose, estimators, make_poses, score, summarise
+from backend.evaluation.elevation_report import BAR, END_DEG, MARGIN, PANEL_WIDTH, cells, counts, histogram
 from backend.training.data.meshes import find_meshes
 from protocol.errors import TurnaroundError
 
@@ -52,6 +53,27 @@ def test_poses_are_of_all_elevations_and_the_same_each_time(folder: Path, poses:
         np.testing.assert_array_equal(one.picture, two.picture)
         assert one.camera == two.camera
         assert one.near.images.shape == (4, 256, 256, 4)
+
+
+def test_pictures_are_from_all_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.evaluation.elevation.ELEVATIONS_DEG", (20.0, 20.0))
+    chair(0.6, 0.5, 0.8, (220, 40, 40)).export(tmp_path / "chair.ply")
+    shapes = [pose.picture[..., 3] > 127 for pose in make_poses(find_meshes(tmp_path), poses=6, size=64)]
+    for number, one in enumerate(shapes):
+        for other in shapes[:number]:
+            assert (one & other).sum() / (one | other).sum() < 0.97, "nothing but the side can change the outline"
+
+
+def test_an_elevation_that_is_found_too_high_is_a_positive_error_to_the_right() -> None:
+    high = ElevationScore(method="high", name="a", true_deg=10.0, found_deg=13.0)
+    assert high.error_deg == 3.0
+    for found_deg, right in ((13.0, True), (70.0, True), (7.0, False)):
+        page = np.asarray(histogram([ElevationScore(method="m", name="a", true_deg=10.0, found_deg=found_deg)]))
+        columns = np.flatnonzero((page == BAR).all(-1).any(0))
+        assert len(columns)
+        assert all((columns > MARGIN + PANEL_WIDTH / 2) == right)
+        center = (columns.mean() - MARGIN) / PANEL_WIDTH * 2 * END_DEG - END_DEG
+        assert abs(center - np.clip(found_deg - 10, -57.5, 57.5)) <= 2.5
 
 
 def test_matching_true_views_finds_the_elevation(poses: list[Pose]) -> None:
