@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -296,11 +296,17 @@ def load_into(module: torch.nn.Module, path: Path) -> None:
         if problems:
             raise TurnaroundError(
                 "weights.mismatch",
-                f"The weights in {path.name} do not fit this model ({len(problems)} of {len(own)} parts differ).",
+                f"The weights in {path.name} do not fit this model ({first_of(problems)}).",
                 "Get the file again for this version, or choose another model.",
                 details="\n".join(problems),
             )
         module.load_state_dict({name: file.get_tensor(name) for name in own}, strict=True)
+
+
+def first_of(problems: Sequence[str]) -> str:
+    """What differs between weights and a network, for a sentence; all of it belongs in the details."""
+    first = problems[0].splitlines()[0]  # the libraries' own may have several
+    return f"{len(problems)} parts differ, first {first}" if len(problems) > 1 else f"1 part differs, {first}"
 
 
 def open_safetensors(path: Path) -> Any:

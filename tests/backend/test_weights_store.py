@@ -62,6 +62,7 @@ def test_a_mismatch_names_every_key_and_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(TurnaroundError) as failure:
         store.load_into(module, path)
     assert failure.value.code == "weights.mismatch"
+    assert failure.value.sentence.endswith("(7 parts differ, first missing: 1.bias).")
     assert "missing: 1.bias" in failure.value.details
     assert "unexpected: extra" in failure.value.details
     assert "shape of 0.weight: (5, 3) in the file, (4, 3) in the network" in failure.value.details

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.weights.components import ANY_KEY, load_and_check, silence
+from backend.weights.store import first_of
 from protocol.errors import TurnaroundError
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
@@ -77,7 +78,7 @@ def _load_network(kind: Any, folder: Path, name: str, dtype: Any) -> Any:
     if problems:
         raise TurnaroundError(
             "weights.mismatch",
-            f"The weights of the painter {folder.name} do not fit its {name} ({len(problems)} parts differ).",
+            f"The weights of the painter {folder.name} do not fit its {name} ({first_of(problems)}).",
             "Install it again, or choose another painter.",
             details="\n".join(problems),
         )

@@ -26,6 +26,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from backend.devices import picture_dtype
 from backend.weights.components import load_and_check
+from backend.weights.store import first_of
 from protocol.errors import TurnaroundError
 
 from .pose import POSE_SIZE, PoseStyle
@@ -150,7 +151,7 @@ def load_network(cls: Any, folder: Path, dtype: torch.dtype, spare: tuple[str, .
     except Exception as error:  # a cut or foreign file fails in the libraries in any of a dozen ways
         raise _damaged(folder, repr(error)) from error
     if problems:
-        raise _mismatch(folder, f"does not fit the model ({len(problems)} parts differ).", problems)
+        raise _mismatch(folder, f"does not fit the model ({first_of(problems)}).", problems)
     return network
 
 
