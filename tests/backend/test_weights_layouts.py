@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -206,6 +208,10 @@ def old_attack(path: Path) -> None:
 
 AVERAGE = "model_ema.diffusion_modelmiddle_block0out_layers3weight"
 
+VAE = "first_stage_model."
+LAST = "decoder.up.3.upsample.conv.bias"
+POSES = {f"cc_projection.zzz.{name}": torch.zeros(1) for name in ("weight", "bias")}
+
 BROKEN = {
     "key missing": (
         edited(lambda s: s.pop("cond_stage_model.model.visual.ln_post.bias")),
@@ -217,6 +223,9 @@ BROKEN = {
     "other shape": (in_state("cc_projection.weight", lambda t: t[:, :35]), "mismatch", "cc_projection.weight"),
     "unexpected": (edited(lambda s: s.update({f"{UNET}label_emb.weight": torch.ones(1)})), "mismatch", ""),
     "extra in the average": (edited(lambda s: s.update({f"{UNET}extra.weight": torch.ones(1)})), "mismatch", "extra"),
+    "extra in the VAE": (edited(lambda s: s.update({f"{VAE}extra.weight": torch.ones(1)})), "mismatch", f"{VAE}extra"),
+    "extra in the pose layer": (edited(lambda s: s.update(POSES)), "mismatch", r"cc_projection\.zzz\.weight"),
+    "VAE key without a place": (edited(lambda s: s.pop(f"{VAE}{LAST}")), "mismatch", LAST),
     "stable diffusion": (stable_diffusion, "mismatch", "cond_stage|patch_embedding"),
     "not a number": (in_state(AVERAGE, lambda t: t * torch.nan), "damaged", AVERAGE),
     "too large for half": (in_state(AVERAGE, lambda t: t * 1e8), "damaged", AVERAGE),
@@ -278,6 +287,119 @@ def test_a_diffusers_folder_that_lacks_a_part(tmp_path: Path) -> None:
     with pytest.raises(TurnaroundError) as failure:
         import_from(store.find_entry("zero123-xl"), tmp_path / "published")
     assert failure.value.code == "weights.damaged"
+
+
+def lazy(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, LazyTensor]:
+    return {name: LazyTensor(name, shape, torch.float32, torch.Tensor) for name, shape in shapes.items()}
+
+
+def fit(part: str, convert: Callable, state: dict[str, LazyTensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    tensors, unused = convert(state)
+    check_shapes(part, tensors, shapes, unused)
+
+
+def test_each_key_that_a_converter_misses_is_named() -> None:
+    """diffusers' own take their keys for granted, and fail in other ways at some of them."""
+    unet, vae = lazy(samples.ldm_unet(32)), lazy(samples.ldm_vae(32))
+    whole, _ = ldm.vae(vae)
+    configs = {
+        "unet": {**ldm.unet_config(ldm.unet(unet)[0]), "in_channels": 8},
+        "vae": ldm.vae_config(whole),
+        "image_encoder": json_like(published.IMAGE_ENCODER),
+    }
+    shapes = zero123._expected(configs, Path("zero123"))
+    for part, convert, state in (("unet", ldm.unet, unet), ("vae", ldm.vae, vae)):
+        assert len(state) > 200
+        names = {tensor.name: name for name, tensor in convert(state)[0].items()}
+        for key in state:
+            with pytest.raises(TurnaroundError) as failure:
+                fit(part, convert, {name: tensor for name, tensor in state.items() if name != key}, shapes[part])
+            error = failure.value
+            assert error.code == "weights.mismatch"
+            assert f"missing: {names[key]}" in error.details or key in error.details, (key, error.details)
+
+
+CHOICES = {
+    "its own among several": ("zero123-xl-original", ["105000.ckpt", "sub/zero123-xl.ckpt"], "zero123-xl.ckpt", ""),
+    "its own by licence": (
+        "stable-zero123-c-original",
+        ["stable_zero123.ckpt", "stable_zero123_c.ckpt"],
+        "stable_zero123_c.ckpt",
+        "",
+    ),
+    "the only one": ("zero123-xl-original", ["mine.safetensors"], "mine.safetensors", ""),
+    "folders": ("zero123-xl", ["unet/config.json", "a.ckpt"], "published", ""),
+    "another's": ("zero123-xl-original", ["105000.ckpt"], "", "is the file of zero123-105000-original"),
+    "another's, named": ("zero123-xl", "stable_zero123.ckpt", "", "is the file of stable-zero123-original"),
+    "several": (
+        "zero123-xl-original",
+        ["a.ckpt", "b/c.safetensors"],
+        "",
+        r"several files .*: a\.ckpt, b/c\.safetensors",
+    ),
+    "none": ("zero123-xl-original", ["a.txt"], "", r"There is no zero123-xl\.ckpt or \*\.ckpt"),
+    "a checkpoint for folders": ("zero123-xl", ["a.ckpt"], "", "it has no folder unet"),
+    "one level too high": ("zero123-xl", ["snapshots/1/unet/config.json"], "", "it has no folder unet"),
+}
+
+
+@pytest.mark.parametrize("case", CHOICES)
+def test_which_file_of_a_folder_is_meant(case: str, tmp_path: Path) -> None:
+    name, files, chosen, words = CHOICES[case]
+    source = tmp_path / "published"
+    for file in [files] if isinstance(files, str) else files:
+        (source / file).parent.mkdir(parents=True, exist_ok=True)
+        (source / file).touch()
+    source = source / files if isinstance(files, str) else source
+    if chosen:
+        assert zero123._published(source, store.find_entry(name)).name == chosen
+        return
+    with pytest.raises(TurnaroundError, match=words) as failure:
+        import_from(store.find_entry(name), source)
+    assert failure.value.code in ("weights.missing", "weights.mismatch")
+    assert failure.value.hint
+
+
+def test_diffusers_folders_in_files_of_half_precision_and_with_what_does_not_belong(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source = tmp_path / "published"
+    samples.save_zero123_folders(source, suffix="safetensors")
+    for path in source.rglob("*.safetensors"):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    imported("zero123-xl", source)
+    config = source / "image_encoder" / "config.json"
+    good = config.read_text()
+    for size in (None, "48"):
+        config.write_text(json.dumps({**json.loads(good), "projection_dim": size}))
+        with pytest.raises(TurnaroundError, match="cannot be read") as failure:
+            import_from(store.find_entry("zero123-xl"), source)
+        assert failure.value.details.endswith(f"projection_dim is {size}")
+    config.write_text(good)
+    (layer,) = (source / "cc_projection").glob("*.safetensors")
+    tensors = load_file(layer)
+    save_file(tensors | {f"zzz.{name.split('.')[-1]}": tensor * 0 for name, tensor in tensors.items()}, layer)
+    with pytest.raises(TurnaroundError, match=r"unexpected: zzz\."):
+        import_from(store.find_entry("zero123-xl"), source)
+
+
+def test_a_configuration_of_an_endless_network_is_left_soon(tmp_path: Path) -> None:
+    source = tmp_path / "published"
+    samples.save_zero123_folders(source)
+    config = json.loads((source / "unet" / "config.json").read_text())
+    many = {
+        "down_block_types": ["DownBlock2D"] * 250,
+        "up_block_types": ["UpBlock2D"] * 250,
+        "block_out_channels": [32] * 250,
+        "layers_per_block": 256,
+    }
+    (source / "unet" / "config.json").write_text(json.dumps(config | many))
+    start = time.monotonic()
+    with pytest.raises(TurnaroundError) as failure:
+        import_from(store.find_entry("zero123-xl"), source)
+    assert failure.value.code == "weights.damaged"
+    assert "parts" in failure.value.details
+    assert time.monotonic() - start < 60
 
 
 def test_objects_of_training_programs_are_passed_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,6 +485,9 @@ def test_the_published_reconstructor_is_stored_with_its_config(tmp_path: Path) -
     torch.save(content, tmp_path / "less.pth")
     with pytest.raises(TurnaroundError, match=r"missing: rendering_network_lod0\.rgb_fc\.4\.bias"):
         import_from(store.find_entry("one2345-sparseneus"), tmp_path / "less.pth")
+    torch.save({**content, "sdf_network_lod0": torch.ones(3)}, tmp_path / "less.pth")
+    with pytest.raises(TurnaroundError, match=r"missing: sdf_network_lod0"):
+        import_from(store.find_entry("one2345-sparseneus"), tmp_path / "less.pth")
 
 
 def test_loftr_in_either_form(tmp_path: Path) -> None:
@@ -398,6 +523,14 @@ def test_segment_anything_in_either_form(tmp_path: Path) -> None:
         for key in ("num_attention_heads", "window_size", "global_attn_indexes", "image_size", "mlp_dim"):
             assert getattr(other.config.vision_config, key) == getattr(vision, key), key
         assert json.loads((folder / "preprocessor_config.json").read_text())["size"] == {"longest_edge": 1024}
+    for key in ("attn.rel_pos_h", "mlp.lin1.weight"):
+        state = samples.sam_original(model.state_dict())
+        state[f"image_encoder.blocks.0.{key}"] = torch.ones(())
+        torch.save(state, tmp_path / "scalar.pth")
+        with pytest.raises(TurnaroundError, match="These are not the weights of this model"):
+            import_from(store.find_entry("sam-vit-huge-original"), tmp_path / "scalar.pth")
+    with pytest.raises(TurnaroundError, match=r"it has no config\.json"):
+        import_from(store.find_entry("sam-vit-huge"), tmp_path)
 
 
 def test_an_xunet_keeps_the_conventions_of_its_training(tmp_path: Path) -> None:
@@ -465,6 +598,9 @@ def test_an_lgm_keeps_the_rotations_of_its_checkpoint(tmp_path: Path, monkeypatc
         read = LGMReconstructor(imported(name, path) / "lgm.safetensors")
         assert read.config == replace(small, rotation=rotation)
         assert all(torch.equal(tensor, state[key].half().float()) for key, tensor in read.network.state_dict().items())
+    with pytest.raises(TurnaroundError, match=r"model_fp16\.safetensors is the file of lgm-first, not of lgm\."):
+        import_from(store.find_entry("lgm"), path)
+    path = tmp_path / "mine.safetensors"
     save_file({key: tensor for key, tensor in state.items() if "qkv" not in key}, path)
     with pytest.raises(TurnaroundError, match="qkv"):
         import_from(store.find_entry("lgm"), path)
@@ -492,3 +628,54 @@ def test_a_text_to_image_pipeline_is_kept_in_half_precision(tmp_path: Path) -> N
         verify(store.find_entry("sd-turbo"))
     with pytest.raises(TurnaroundError, match=r"model_index\.json"):
         import_from(store.find_entry("sd-turbo"), source / "unet")
+
+
+def described(**changes: object) -> Callable[[Path], None]:
+    def change(source: Path) -> None:
+        path = source / "model_index.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+PIPELINES = {
+    "another's": ("sdxl-turbo", described(), "it is a StableDiffusionPipeline, not a StableDiffusionXLPipeline"),
+    "the larger kind": (
+        "sd-turbo",
+        described(_class_name="StableDiffusionXLPipeline"),
+        "not a StableDiffusionPipeline",
+    ),
+    "a video model": (
+        "sd-turbo",
+        described(_class_name="StableVideoDiffusionPipeline"),
+        "it is a StableVideoDiffusion",
+    ),
+    "no class": ("sd-turbo", described(_class_name=None), "it is a None"),
+    "no VAE": ("sd-turbo", described(vae=[None, None]), "it lacks vae, which"),
+    "no U-Net": ("sd-turbo", lambda source: shutil.rmtree(source / "unet"), r"it lacks unet/config\.json"),
+    "no merges": (
+        "sd-turbo",
+        lambda source: (source / "tokenizer/merges.txt").unlink(),
+        r"it lacks tokenizer/merges\.txt",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PIPELINES)
+def test_a_text_to_image_pipeline_is_of_the_kind_that_is_asked_for(case: str, tmp_path: Path) -> None:
+    import tiny_stable_diffusion
+
+    name, change, words = PIPELINES[case]
+    source = tiny_stable_diffusion.save(tmp_path / "published")
+    change(source)
+    with pytest.raises(TurnaroundError, match=words) as failure:
+        import_from(store.find_entry(name), source)
+    assert failure.value.hint
+    assert not store.is_present(store.find_entry(name))
+
+
+def test_the_larger_kind_of_pipeline_is_kept_with_both_text_encoders(tmp_path: Path) -> None:
+    import tiny_stable_diffusion
+
+    folder = imported("sdxl-turbo", tiny_stable_diffusion.save_xl(tmp_path / "published"))
+    assert (folder / "text_encoder_2" / "model.safetensors").is_file()

@@ -14,7 +14,7 @@ from backend.weights.store import STORED, WeightsEntry
 
 def convert(source: Path, folder: Path, entry: WeightsEntry, report: Fraction) -> None:
     """See `Layout.convert`; `source` is pytorch-fid's file."""
-    state = state_dict(read_state(the_file(source, *entry.files)))
+    state = state_dict(read_state(the_file(source, entry, *entry.files)))
     left = ("fc.", "AuxLogits.")
     tensors = {name: x for name, x in state.items() if not name.startswith(left) and not name.endswith(COUNTER)}
     write_parts([Part("the network", FILE, tensors, _expected())], folder, report)

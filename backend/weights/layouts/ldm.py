@@ -8,6 +8,7 @@ from (configuration sd-objaverse-finetune-c_concat-256).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from backend.generators.zero123.published import IMAGE_ENCODER, UNET, VAE
@@ -25,14 +26,35 @@ def _shape(tensors: LazyState, key: str, part: str, rank: int) -> tuple[int, ...
     """Shape of a tensor that the sizes are read from."""
     tensor = tensors.get(key)
     if tensor is None or tensor.ndim != rank or not all(tensor.shape):
-        what = f"missing: {key}" if tensor is None else f"shape of {key}: {tensor.shape}"
-        raise TurnaroundError(
-            "weights.mismatch",
-            f"These are not the weights of this model: {part} does not fit ({what}).",
-            "Check that the file belongs to the model, or get it again.",
-            details=what,
-        )
+        raise _misfit(part, f"missing: {key}" if tensor is None else f"shape of {key}: {tensor.shape}")
     return tensor.shape
+
+
+def _misfit(part: str, what: str) -> TurnaroundError:
+    return TurnaroundError(
+        "weights.mismatch",
+        f"These are not the weights of this model: {part} does not fit ({what}).",
+        "Check that the file belongs to the model, or get it again.",
+        details=what,
+    )
+
+
+def _converted(
+    convert: Callable[..., dict[str, LazyTensor | None]], state: LazyState, prefix: str, settings: object, part: str
+) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
+    """What one of diffusers' converters makes of a state dict, and the tensors that it has no place for.
+
+    The converters take each key for granted: a missing one becomes None, or a KeyError.
+    """
+    try:
+        converted = convert({f"{prefix}{name}": tensor for name, tensor in state.items()}, settings)
+    except KeyError as error:
+        raise _misfit(part, f"missing: {prefix}{str(error.args[0]).removeprefix(prefix)}") from error
+    except Exception as error:  # names that are nearly right fail in any way they like
+        raise _misfit(part, f"{type(error).__name__}: {error}") from error
+    tensors = {name: tensor for name, tensor in converted.items() if tensor is not None}
+    used = {tensor.name for tensor in tensors.values()}
+    return tensors, tuple(tensor.name for tensor in state.values() if tensor.name not in used)
 
 
 # --------------------------------------------------------------------------------------------------------- U-Net
@@ -42,10 +64,8 @@ def unet(state: LazyState) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
     """The U-Net under diffusers' names, and what in the source has found no place."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    source = {f"model.diffusion_model.{name}": tensor for name, tensor in state.items()}
-    tensors: dict[str, LazyTensor] = convert_ldm_unet_checkpoint(source, {"layers_per_block": 2})
-    used = {id(tensor) for tensor in tensors.values()}
-    return tensors, tuple(tensor.name for tensor in state.values() if id(tensor) not in used)
+    settings = {"layers_per_block": 2}
+    return _converted(convert_ldm_unet_checkpoint, state, "model.diffusion_model.", settings, "the U-Net")
 
 
 def unet_config(tensors: LazyState) -> dict[str, Any]:
@@ -63,14 +83,13 @@ def unet_config(tensors: LazyState) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------- autoencoder
 
 
-def vae(state: LazyState) -> dict[str, LazyTensor]:
-    """The autoencoder under diffusers' names."""
+def vae(state: LazyState) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
+    """The autoencoder under diffusers' names, and what in the source has found no place."""
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    kept = {f"first_stage_model.{name}": tensor for name, tensor in state.items() if not name.startswith("loss.")}
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith("loss.")}
     levels = {"down_block_types": MULTIPLIERS, "up_block_types": MULTIPLIERS}
-    tensors: dict[str, LazyTensor] = convert_ldm_vae_checkpoint(kept, levels)
-    return tensors
+    return _converted(convert_ldm_vae_checkpoint, kept, "first_stage_model.", levels, "the VAE")
 
 
 def vae_config(tensors: LazyState) -> dict[str, Any]:

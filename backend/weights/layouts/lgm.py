@@ -18,7 +18,7 @@ def convert(source: Path, folder: Path, entry: WeightsEntry, report: Fraction) -
     """See `Layout.convert`; `source` is the checkpoint, and `entry` says how it turns its Gaussians."""
     from backend.reconstructors.lgm.config import PUBLISHED_LGM_FIXED
 
-    tensors = state_dict(read_state(the_file(source, *entry.files)), "state_dict", "model")
+    tensors = state_dict(read_state(the_file(source, entry, *entry.files)), "state_dict", "model")
     config = replace(PUBLISHED_LGM_FIXED, rotation=entry.rotation)
     metadata = {"config": json.dumps(asdict(config), sort_keys=True)}
     write_parts([Part("the reconstructor", FILE, tensors, _expected(), half=True, metadata=metadata)], folder, report)

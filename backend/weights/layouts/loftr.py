@@ -14,7 +14,7 @@ from backend.weights.store import STORED, WeightsEntry
 
 def convert(source: Path, folder: Path, entry: WeightsEntry, report: Fraction) -> None:
     """See `Layout.convert`; `source` is a checkpoint of kornia or of LoFTR's own training."""
-    state = state_dict(read_state(the_file(source, *entry.files)), "state_dict")
+    state = state_dict(read_state(the_file(source, entry, *entry.files)), "state_dict")
     tensors = {name.removeprefix("matcher."): tensor for name, tensor in state.items()}
     write_parts([Part("the matcher", FILE, tensors, _expected())], folder, report)
 

@@ -14,7 +14,7 @@ from backend.weights.store import STORED, WeightsEntry
 
 def convert(source: Path, folder: Path, entry: WeightsEntry, report: Fraction) -> None:
     """See `Layout.convert`; `source` is a folder with both files."""
-    alexnet, linear = (state_dict(read_state(the_file(source, name))) for name in entry.files)
+    alexnet, linear = (state_dict(read_state(the_file(source, entry, name))) for name in entry.files)
     tensors = {name: tensor for name, tensor in alexnet.items() if not name.startswith("classifier.")}
     tensors |= {name.replace(".model.1.", "."): tensor for name, tensor in linear.items()}
     write_parts([Part("the distance", FILE, tensors, _expected())], folder, report)

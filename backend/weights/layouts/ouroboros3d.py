@@ -26,7 +26,8 @@ def convert(source: Path, folder: Path, entry: WeightsEntry, report: Fraction) -
     parts = []
     for file, shapes in expected(folder).items():
         stem = Path(file).stem
-        tensors = state_dict(read_state(the_file(source, f"{stem}.pth", f"{stem}.safetensors")), "state_dict")
+        path = the_file(source, entry, f"{stem}.pth", f"{stem}.safetensors")
+        tensors = state_dict(read_state(path), "state_dict")
         metadata = config if stem == "recon_model" else {}
         parts.append(Part(stem, file, tensors, shapes, half=True, metadata=metadata))
     write_parts(parts, folder, report)

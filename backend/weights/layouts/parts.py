@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from backend.weights.layouts import Fraction
 from backend.weights.lazy import (
@@ -22,7 +23,7 @@ from backend.weights.lazy import (
     write_safetensors,
 )
 from backend.weights.pickles import open_pickle
-from backend.weights.store import damaged
+from backend.weights.store import WeightsEntry, catalogue, damaged
 from protocol.errors import TurnaroundError
 
 LARGEST_CONFIG = 2**20
@@ -33,6 +34,12 @@ DEPRECATED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".pro
 
 MANY = 256
 """No published network has more layers, or a longer list in its configuration."""
+
+SHOWN = 4
+"""Names that a sentence lists."""
+
+MOST_CALLS = 2**16
+"""Calls of torch while a network is made; the largest published one takes a sixth of this."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,30 @@ def write_parts(parts: Iterable[Part], folder: Path, report: Fraction) -> None:
 
 
 def shapes_of(build: Callable[[], nn.Module]) -> Shapes:
-    """Keys and shapes of a network's state dict; no memory is taken for it."""
-    with torch.device("meta"):
+    """Keys and shapes of a network's state dict; no memory is taken for it.
+
+    Raises:
+        ValueError: it is larger than any network, for its configuration is not trusted.
+    """
+    with torch.device("meta"), _Bounded():
         return {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
+
+
+class _Bounded(TorchFunctionMode):
+    """Stops this thread when it has called torch more often than the making of any network does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Calls it, and counts."""
+        self._calls += 1
+        if self._calls > MOST_CALLS:
+            raise ValueError("it has more parts than any network")
+        return func(*args, **(kwargs or {}))
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -119,22 +147,59 @@ def without_prefix(tensors: Mapping[str, LazyTensor], prefix: str) -> dict[str, 
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def the_file(source: Path, *names: str) -> Path:
-    """The published file: `source` itself, or the first of `names` that stands somewhere in that folder.
+def the_file(source: Path, entry: WeightsEntry, *names: str) -> Path:
+    """The published file: `source` itself, or what stands under one of `names` somewhere in that folder.
+
+    Args:
+        source: a file or a folder.
+        entry: whose weights it is to be. A file that the catalogue knows as another entry's is refused: two models
+            of one architecture have the same keys and shapes, so nothing else tells them apart.
+        names: the better first; patterns with "*" come last, and only one file may fit any of them.
 
     Raises:
-        TurnaroundError: `weights.missing`.
+        TurnaroundError: `weights.missing`; `weights.mismatch` if it is another entry's.
     """
     if source.is_file():
-        return source
-    for name in names:
-        found = sorted(source.rglob(name)) if source.is_dir() else []
+        return _not_of_another(source, entry)
+    exact = [name for name in names if "*" not in name]
+    for name in exact:
+        found = sorted(path for path in source.rglob(name) if path.is_file())
         if found:
-            return found[0]
-    wanted = " or ".join(names).replace("|", " or ")
+            return _not_of_another(found[0], entry)
+    patterns = [name for name in names if "*" in name]
+    found = sorted({path for name in patterns for path in source.rglob(name) if path.is_file()})
+    if len(found) == 1:
+        return _not_of_another(found[0], entry)
+    if found:
+        listed = ", ".join(path.relative_to(source).as_posix() for path in found[:SHOWN])
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise TurnaroundError(
+            "weights.missing",
+            f"{source.name} holds several files that could be {entry.title}: {listed}{more}.",
+            "Give the path of the file instead of the folder.",
+            details="\n".join(map(str, found)),
+        )
+    wanted = " or ".join(names)
     raise TurnaroundError(
-        "weights.missing", f"There is no {wanted} in {source.name}.", "Check the path.", details=str(source)
+        "weights.missing",
+        f"There is no {wanted} in {source.name}.",
+        "Give the path of the published file, or of the folder that holds it.",
+        details=str(source),
     )
+
+
+def _not_of_another(path: Path, entry: WeightsEntry) -> Path:
+    if path.name in {Path(name).name for name in entry.files}:
+        return path
+    for other in catalogue():
+        if not other.shipped and [Path(name).name for name in other.files] == [path.name]:
+            raise TurnaroundError(
+                "weights.mismatch",
+                f"{path.name} is the file of {other.name}, not of {entry.name}.",
+                f"Import it as {other.name}.",
+                details=str(path),
+            )
+    return path
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -147,17 +212,23 @@ def read_json(path: Path) -> dict[str, Any]:
         if path.stat().st_size > LARGEST_CONFIG:
             raise damaged(path, "a configuration of this size")
         config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise damaged(path, "not a table")
+        _check_numbers(path, config)
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, str(error)) from error
-    if not isinstance(config, dict):
-        raise damaged(path, "not a table")
+    return config
+
+
+def _check_numbers(path: Path, config: Mapping[str, Any]) -> None:
     for key, value in config.items():
+        if isinstance(value, dict):
+            _check_numbers(path, value)
         numbers = value if isinstance(value, list) else [value]
         many = len(numbers) > MANY
         deep = "layers" in key and any(isinstance(n, int) and n > MANY for n in numbers)
         if many or deep or any(isinstance(n, int) and abs(n) > 2**24 for n in numbers):
             raise damaged(path, f"{key} is {str(value)[:100]}")
-    return config
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

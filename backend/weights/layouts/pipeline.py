@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from backend.generators.text.loading import PIPELINES
 from backend.weights.layouts import Fraction
 from backend.weights.layouts.parts import (
     Part,
@@ -20,7 +21,7 @@ from backend.weights.layouts.parts import (
     write_parts,
 )
 from backend.weights.lazy import Shapes
-from backend.weights.store import WeightsEntry, damaged
+from backend.weights.store import STORED, WeightsEntry, damaged
 from protocol.errors import TurnaroundError
 
 WEIGHTS = {
@@ -41,6 +42,7 @@ LARGEST_TEXT = 2**25
 def convert(source: Path, folder: Path, entry: WeightsEntry, report: Fraction) -> None:
     """See `Layout.convert`; `source` is the pipeline's folder."""
     index = _index(source)
+    _check_kind(index, source, entry)
     expected_parts = expected(source)
     parts = []
     for name, (_, kind) in _components(index).items():
@@ -100,7 +102,40 @@ def _index(folder: Path) -> dict[str, Any]:
             "Check the path.",
             details=str(folder),
         )
-    return read_json(path)
+    index = read_json(path)
+    if index.get("_class_name") not in PIPELINES:
+        raise TurnaroundError(
+            "weights.mismatch",
+            f"{folder.name} is no text-to-image model that can paint here: "
+            f"it is a {str(index.get('_class_name'))[:100]}.",
+            f"It has to be a {' or a '.join(PIPELINES)}.",
+            details=str(path),
+        )
+    return index
+
+
+def _check_kind(index: Mapping[str, Any], source: Path, entry: WeightsEntry) -> None:
+    """That it is of the entry's kind and has what the entry needs; the networks' own files are looked at later."""
+    needed = [name for name in entry.files if name.replace("_2/", "/") in STORED["pipeline"]]
+    kind = PIPELINES[any(name.startswith("text_encoder_2/") for name in needed)]
+    if index["_class_name"] != kind:
+        raise TurnaroundError(
+            "weights.mismatch",
+            f"{source.name} is not {entry.title}: it is a {index['_class_name']}, not a {kind}.",
+            "Check the path, or import it under another name.",
+            details=str(source),
+        )
+    components = _components(index)
+    for name in needed:
+        part = name.split("/")[0]
+        if "/" in name and (part not in components or not (source / name).is_file()):
+            what = name if part in components else f"{part}, which model_index.json does not name"
+            raise TurnaroundError(
+                "weights.missing",
+                f"{source.name} is not complete: it lacks {what}.",
+                f"Get the folder again; it should hold {name}.",
+                details=str(source / name),
+            )
 
 
 def _components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

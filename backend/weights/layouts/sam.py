@@ -19,6 +19,7 @@ from backend.weights.layouts.parts import (
 )
 from backend.weights.lazy import LazyState, Shapes
 from backend.weights.store import STORED, WeightsEntry, damaged
+from protocol.errors import TurnaroundError
 
 FILE = STORED["sam"][1]
 
@@ -71,11 +72,18 @@ SHARED = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_
 
 def convert(source: Path, folder: Path, entry: WeightsEntry, report: Fraction) -> None:
     """See `Layout.convert`; `source` is a checkpoint, or transformers' folder."""
+    if source.is_dir() and "config.json" in entry.files and not (source / "config.json").is_file():
+        raise TurnaroundError(
+            "weights.missing",
+            f"{source.name} is no folder of {entry.title}: it has no config.json.",
+            f"Give the path of the folder that holds config.json and {Path(FILE).name}.",
+            details=str(source),
+        )
     if (source / "config.json").is_file():
         config = {key: value for key, value in read_json(source / "config.json").items() if key != "_name_or_path"}
-        tensors = state_dict(read_state(the_file(source, FILE, "pytorch_model.bin")))
+        tensors = state_dict(read_state(the_file(source, entry, FILE, "pytorch_model.bin")))
     else:
-        state = state_dict(read_state(the_file(source, *entry.files)), "model")
+        state = state_dict(read_state(the_file(source, entry, *entry.files)), "model")
         tensors = {_name(name): tensor for name, tensor in state.items() if not name.startswith("pixel_")}
         config = _config(tensors)
     shared = next((tensors[name] for name in SHARED if name in tensors), None)
@@ -115,8 +123,9 @@ def _config(tensors: LazyState) -> dict[str, Any]:
     vision: dict[str, Any] = {"model_type": "sam_vision_model"}
     pattern = re.compile(r"vision_encoder\.layers\.(\d+)\.attn\.rel_pos_h")
     reach = {int(match[1]): tensor.shape for name, tensor in tensors.items() if (match := pattern.fullmatch(name))}
+    square = all(len(shape) == 2 and all(shape) for shape in reach.values())
     place, mlp = tensors.get("vision_encoder.pos_embed"), tensors.get("vision_encoder.layers.0.mlp.lin1.weight")
-    if place is not None and place.ndim == 4 and mlp is not None and reach and all(map(all, reach.values())):
+    if place is not None and place.ndim == 4 and mlp is not None and mlp.ndim == 2 and reach and square:
         width, side, longest = place.shape[-1], place.shape[1], max(shape[0] for shape in reach.values())
         vision |= {
             "hidden_size": width,

@@ -7,6 +7,7 @@ counters, which are left behind.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,11 +23,13 @@ def convert(source: Path, folder: Path, entry: WeightsEntry, report: Fraction) -
     """See `Layout.convert`; `source` is the checkpoint."""
     from backend.reconstructors.sparseneus.config import PUBLISHED
 
-    content = read_state(the_file(source, *(Path(name).name for name in entry.files)))
+    content = read_state(the_file(source, entry, *(Path(name).name for name in entry.files)))
     expected = _expected()
     tensors: dict[str, LazyTensor] = {}
     for network in dict.fromkeys(name.split(".")[0] for name in expected):
-        tensors |= {f"{network}.{name}": tensor for name, tensor in state_dict(content.get(network, {})).items()}
+        part = content.get(network)
+        found = state_dict(part) if isinstance(part, Mapping) else {}  # one that is none is named as missing
+        tensors |= {f"{network}.{name}": tensor for name, tensor in found.items()}
     metadata = {"config": json.dumps(asdict(PUBLISHED), sort_keys=True)}
     write_parts([Part("the reconstructor", FILE, tensors, expected, metadata=metadata)], folder, report)
 

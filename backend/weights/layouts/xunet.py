@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def convert(source: Path, folder: Path, entry: WeightsEntry, report: Fraction) -> None:
     """See `Layout.convert`; `source` is a training checkpoint."""
-    path = the_file(source, *entry.files)
+    path = the_file(source, entry, *entry.files)
     state = state_dict(read_state(path), "model")
     tensors = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     try:

@@ -31,19 +31,29 @@ from backend.weights.lazy import LazyState, LazyTensor, Shapes
 from backend.weights.store import STORED, WeightsEntry, damaged
 from protocol.errors import TurnaroundError
 
-DIFFUSION_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+DIFFUSION_FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+)
 """Names under which diffusers publishes a component's weights."""
+
+ENCODER_FILES = ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin")
+"""Names under which transformers does."""
 
 COMPONENTS = {
     "unet": ("unet", *DIFFUSION_FILES),
     "vae": ("vae", *DIFFUSION_FILES),
-    "image_encoder": ("image_encoder", "model.safetensors", "pytorch_model.bin"),
-    "cc_projection": ("cc_projection", *DIFFUSION_FILES, "model.safetensors", "pytorch_model.bin"),
+    "image_encoder": ("image_encoder", *ENCODER_FILES),
+    "cc_projection": ("cc_projection", *DIFFUSION_FILES, *ENCODER_FILES),
 }
 """Component -> its folder and the names that its weights may have, the better first."""
 
 WEIGHTS = {path.split("/")[0]: path for path in STORED["zero123"] if path.endswith(".safetensors")}
 """Component -> file of the stored form."""
+
+PROJECTION_PREFIXES = ("cc_projection", "projection", "proj")
+"""What the module that holds the pose layer has been called."""
 
 TITLES = {
     "unet": "the U-Net",
@@ -64,11 +74,12 @@ class Component:
 
 def convert(source: Path, folder: Path, entry: WeightsEntry, report: Fraction) -> None:
     """See `Layout.convert`; `source` is a checkpoint, or the folder with the components."""
-    if (source / "unet").is_dir():
-        components = _folders(source)
-    else:
-        components = _checkpoint(state_dict(read_state(the_file(source, "*.ckpt", "*.safetensors")), "state_dict"))
+    path = _published(source, entry)
+    components = _folders(path) if path.is_dir() else _checkpoint(state_dict(read_state(path), "state_dict"))
     configs = {name: dict(component.config) for name, component in components.items()}
+    for name, key in (("vae", "latent_channels"), ("image_encoder", "projection_dim")):
+        if not isinstance(configs[name][key], int):
+            raise damaged(path / name / "config.json", f"{key} is {str(configs[name][key])[:100]}")
     configs["unet"]["in_channels"] = 2 * configs["vae"]["latent_channels"]  # the noisy latent and the input's
     configs["cc_projection"] = {
         "_class_name": "CCProjection",
@@ -84,6 +95,23 @@ def convert(source: Path, folder: Path, entry: WeightsEntry, report: Fraction) -
     for name, config in configs.items():
         write_json(folder / name / "config.json", config)
     write_json(folder / "scheduler" / "scheduler_config.json", {"_class_name": "DDIMScheduler", **SCHEDULER})
+
+
+def _published(source: Path, entry: WeightsEntry) -> Path:
+    """The checkpoint, or the folder with the components, that is meant by a path."""
+    folders = (source / "unet").is_dir()
+    if len(entry.files) == 1 and not (folders and not any(source.rglob(entry.files[0]))):
+        return the_file(source, entry, *entry.files, "*.ckpt", "*.safetensors")
+    if folders:
+        return source
+    if source.is_dir():
+        raise TurnaroundError(
+            "weights.missing",
+            f"{source.name} is no folder of {entry.title}: it has no folder unet.",
+            f"Give the path of the folder that holds {', '.join(COMPONENTS)}.",
+            details=str(source),
+        )
+    return the_file(source, entry)
 
 
 def expected(folder: Path) -> dict[str, Shapes]:
@@ -133,7 +161,7 @@ def _folders(source: Path) -> dict[str, Component]:
             )
         tensors = state_dict(read_state(path), "state_dict")
         if name == "cc_projection":
-            result[name] = Component({}, _projection(tensors))
+            result[name] = _projection(tensors)
             continue
         config = {key: value for key, value in read_json(place / "config.json").items() if key != "_name_or_path"}
         if name == "vae":
@@ -146,9 +174,13 @@ def _folders(source: Path) -> dict[str, Component]:
     return result
 
 
-def _projection(tensors: LazyState) -> dict[str, LazyTensor]:
-    """The pose layer; the module that holds it has been called `projection`, `cc_projection` and `proj`."""
-    return {f"projection.{name.rsplit('.', 1)[-1]}": tensor for name, tensor in tensors.items()}
+def _projection(tensors: LazyState) -> Component:
+    """The pose layer, under the one of its names that is there; what else is there finds no place."""
+    layers = (without_prefix(tensors, f"{prefix}.") for prefix in PROJECTION_PREFIXES)
+    layer = next((found for found in layers if found), {})
+    used = {tensor.name for tensor in layer.values()}
+    unused = tuple(tensor.name for tensor in tensors.values() if tensor.name not in used)
+    return Component({}, {f"projection.{name}": tensor for name, tensor in layer.items()}, unused)
 
 
 # ----------------------------------------------------------------------------------------------- training checkpoint
@@ -157,13 +189,13 @@ def _projection(tensors: LazyState) -> dict[str, LazyTensor]:
 def _checkpoint(state: LazyState) -> dict[str, Component]:
     tensors, unused = unet(averaged(state))
     encoder = image_encoder(without_prefix(state, "cond_stage_model.model.visual."))
-    autoencoder = vae(without_prefix(state, "first_stage_model."))
-    projection = _projection(without_prefix(state, "cc_projection."))
+    autoencoder, spare = vae(without_prefix(state, "first_stage_model."))
+    layer = {name: tensor for name, tensor in state.items() if name.startswith("cc_projection.")}
     return {
         "unet": Component(unet_config(tensors), tensors, unused),
-        "vae": Component(vae_config(autoencoder), autoencoder),
+        "vae": Component(vae_config(autoencoder), autoencoder, spare),
         "image_encoder": Component(vision_config(encoder), encoder),
-        "cc_projection": Component({}, projection),
+        "cc_projection": _projection(layer),
     }
 
 
