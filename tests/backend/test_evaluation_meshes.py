@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from backend.cli import app
 from backend.evaluation.elevation import make_poses
-from backend.evaluation.examples import load_surface, make_examples
+from backend.evaluation.examples import Example, load_surface, make_examples
 from backend.pipelines import registry
 from backend.training.data.meshes import MeshFile, find_meshes
 from backend.training.data.scenes import SceneSpec, make_scene
@@ -103,6 +104,24 @@ def test_elevations_are_measured_without_the_bad_ones(folder: Path, tmp_path: Pa
     found = json.loads((tmp_path / "elevation.json").read_text())
     assert found["meshes"] == 2
     assert {pose["name"] for pose in found["poses"]} == {"blue.ply #0", "red.ply #0"}
+
+
+def test_consistency_is_measured_without_the_bad_ones_nor_do_they_stand_in_the_bound(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def run(methods: object, examples: Iterable[Example], objects: Iterable[Example], **_: object) -> None:
+        seen.extend([example.name for example in some] for some in (examples, objects))
+        raise TurnaroundError("test.enough", "This is enough.")
+
+    monkeypatch.setattr(registry, "pipelines", lambda: {"one2345": Blocks()})
+    monkeypatch.setattr("backend.evaluation.consistency_methods.run", run)
+    arguments = ["evaluate", "consistency", "--meshes", str(folder), "-o", str(tmp_path), "--device", "cpu"]
+    result = CliRunner().invoke(app, arguments)
+    assert "This is enough." in result.stderr, result.output
+    assert seen == [["blue.ply", "red.ply"]] * 2
+    assert result.stderr.count("cloud.ply is left out") == 1
 
 
 @pytest.mark.parametrize("command", [["shapes"], ["elevation"], ["consistency"], ["schedule", "--zero123", "."]])
