@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from numpy.typing import NDArray
 from safetensors import safe_open
 from typer.testing import CliRunner
 from zero123_fixture import make_zero123
 
 from backend.cli import app
+from backend.generators.zero123.generator import ViewRequest
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
 from backend.pipelines.stage import Progress
@@ -23,11 +25,14 @@ from backend.reconstructors.sparseneus.config import PUBLISHED
 from backend.reconstructors.sparseneus.frame import frusta_frame
 from backend.reconstructors.sparseneus.network import SparseNeuS
 from backend.reconstructors.sparseneus.reconstructor import SparseNeuSReconstructor
-from backend.training import published
-from backend.training.data.meshes import find_meshes
+from backend.reconstructors.sparseneus.rendering import Rendered
+from backend.training import published, volume
+from backend.training.data.meshes import MeshFile, find_meshes
 from backend.training.data.scenes import FrozenGenerator, Scene, Scenes, SceneSpec, stage_cameras
+from backend.training.loop import LoopConfig
 from backend.training.published import PublishedTraining
 from backend.training.volume import VolumeConfig, VolumeObjective, begin_with_sphere, choose_rays
+from backend.weights.store import save_weights
 from protocol.errors import TurnaroundError
 
 NETWORK = replace(
@@ -109,6 +114,69 @@ def test_scenes_are_made_once_and_share_their_sources_with_the_generator(
     assert torch.equal(scenes(meshes, tmp_path, spec, generator)[0].sources, mixed.sources)
 
 
+@pytest.fixture(scope="module")
+def colorful(tmp_path_factory: pytest.TempPathFactory) -> list[MeshFile]:
+    """A box with another colour at each corner, so that no two places of it look alike."""
+    folder = tmp_path_factory.mktemp("colorful")
+    box = trimesh.creation.box((1, 0.6, 0.8))
+    box.visual.vertex_colors = [[*(np.sign(v) * 100 + 128).astype(int), 255] for v in box.vertices]
+    box.export(folder / "box.ply")
+    return find_meshes(folder)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sources_show_what_their_cameras_see(colorful: list[MeshFile], tmp_path: Path, seed: int) -> None:
+    """A target's points, projected as the network projects them, have the target's colours in the sources near it."""
+    scene = Scenes(colorful, replace(SPEC, size=128, first_views=2, seed=seed), tmp_path)[0]
+    frame = frusta_frame([scene.camera, *scene.cameras[1]])
+    rays = choose_rays(scene, replace(VOLUME, network=PUBLISHED, rays=512), torch.Generator().manual_seed(seed))
+    centers = [torch.from_numpy(frame.center(camera)).float() for camera in scene.cameras[0]]
+    target = min(range(2), key=lambda number: float((centers[number] - rays.origins[0]).norm()))
+    distance = float(rays.origins[0].norm())
+    assert rays.near_far == pytest.approx((0.95 * (distance - 1), 1.05 * (distance + 1)), rel=1e-4)
+    inside = rays.inside > 0
+    points = (rays.origins + rays.depths[:, None] * rays.directions)[inside]
+    for number in range(4 * target, 4 * target + 4):
+        assert torch.allclose(rays.centers[0, number], torch.from_numpy(frame.center(scene.cameras[1][number])).float())
+        uvw = points @ rays.projections[0, number, :, :3].T + rays.projections[0, number, :, 3]
+        x, y = (uvw[:, :2] / uvw[:, 2:]).round().long().clamp(0, 127).unbind(-1)
+        picture = rays.images[0, number]
+        seen = (picture[:3] + (1 - picture[3:]) if len(picture) == 4 else picture)[:, y, x].T
+        assert float((seen - rays.colors[inside]).abs().mean(-1).median()) < 0.012, number
+
+
+class Painter(FrozenGenerator):
+    """Draws each view in one grey, by its place among the requests, and remembers what was asked for."""
+
+    def __init__(self) -> None:
+        self.digest = "painter"
+        self.requests: list[ViewRequest] = []
+
+    def draw(self, requests: Sequence[ViewRequest], spec: SceneSpec, seed: int) -> NDArray[np.uint8]:
+        self.requests = list(requests)
+        views = np.full((len(requests), 256, 256, 4), 255, np.uint8)
+        views[..., :3] = np.arange(len(requests), dtype=np.uint8)[:, None, None, None]
+        return views
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_each_drawn_source_comes_from_the_first_view_that_it_lies_near(
+    colorful: list[MeshFile], tmp_path: Path, share: float
+) -> None:
+    painter = Painter()
+    spec = replace(SPEC, first_views=8, drawn_share=share)
+    scene = Scenes(colorful, spec, tmp_path, generator=painter)[0]
+    assert float(scene.drawn.float().mean()) == pytest.approx(share, abs=0.15)
+    numbers = torch.nonzero(scene.drawn)[:, 0].tolist()
+    assert len(painter.requests) == len(numbers)
+    first, near = scene.cameras
+    for place, (request, number) in enumerate(zip(painter.requests, numbers, strict=True)):
+        assert request.camera == first[number // 4]
+        assert request.target == near[number]
+        np.testing.assert_array_equal(request.image, scene.targets[number // 4].numpy())
+        assert (scene.sources[number, ..., :3] == place).all()
+
+
 def test_a_file_that_is_no_mesh_is_left_out_once(meshes: Path, tmp_path: Path) -> None:
     log: list[str] = []
     data = Scenes([f for f in find_meshes(meshes) if f.split == "train"], SPEC, tmp_path, log=log.append)
@@ -128,6 +196,58 @@ def test_a_network_begins_as_a_ball() -> None:
     distance = layer.distance(points, torch.randn(500, 16))
     assert (distance - (points.norm(dim=-1) - 0.35)).abs().mean() < 0.1
     assert layer.distance(torch.zeros(1, 3), torch.zeros(1, 16)) < -0.15
+
+
+def test_the_defaults_are_the_papers() -> None:
+    training = PublishedTraining()
+    loss = training.volume
+    assert (loss.color, loss.depth, loss.eikonal, loss.sparsity, loss.mask) == (1.0, 1.0, 0.1, 0.02, 0.0)
+    assert (loss.sparsity_sharpness, loss.sparsity_ramp, loss.anneal) == (100.0, 25_000, 25_000)
+    assert (loss.rays, loss.object_share, loss.samples, loss.refined) == (512, 0.75, 64, 64)
+    assert (training.scenes.first_views, training.learning_rate, training.steps) == (8, 2e-4, 300_000)
+    config = LoopConfig(1.0)
+    falling = [training.cosine(config, step, 0.0) for step in (0, 100_000, 200_000, 300_000)]
+    assert falling == pytest.approx([1.0, 0.55, 0.1, 0.1])
+
+
+def test_the_parts_of_the_loss_are_those_by_hand(meshes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four rays: the colours of the first two count, the depth of the first alone, and half of the gradients."""
+    anneals: list[float] = []
+    zeros = torch.zeros(4)
+    rendered = Rendered(
+        colors=torch.tensor([0.1, 0.3, 0.5, 0.7])[:, None].expand(4, 3),
+        valid=torch.tensor([True, True, False, False]),
+        depths=torch.tensor([1.25, 2.0, 3.0, 4.0]),
+        depth_variances=zeros,
+        opacities=zeros,
+        weights=torch.zeros(4, 2),
+        distances=torch.zeros(4, 2),
+        gradients=torch.tensor([[0.0, 3.0, 0.0], [9.0, 0.0, 0.0]]).expand(4, 2, 3),
+        active=torch.tensor([1.0, 0.0]).expand(4, 2),
+    )
+
+    def render_rays(*_: object, anneal: float, **__: object) -> Rendered:
+        anneals.append(anneal)
+        return rendered
+
+    monkeypatch.setattr(volume, "render_rays", render_rays)
+    objective = VolumeObjective(SparseNeuS(NETWORK), VolumeConfig(NETWORK))
+    rays = choose_rays(scenes(meshes, tmp_path)[0], replace(VOLUME, rays=4), torch.Generator().manual_seed(0))
+    rays = replace(rays, colors=torch.zeros(4, 3), depths=torch.ones(4), inside=torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    for step in (0, 12_500, 25_000, 50_000):
+        objective.step = step
+        with torch.no_grad():
+            parts = objective([rays])
+    assert anneals == [0.0, 0.5, 1.0, 1.0]
+    assert float(parts["color"]) == pytest.approx(0.2)
+    assert float(parts["depth"]) == pytest.approx(0.25)
+    assert float(parts["eikonal"]) == pytest.approx(4.0, rel=1e-4)
+
+    values = {"color": 1.0, "depth": 0.5, "eikonal": 2.0, "sparsity": 10.0, "mask": 7.0}
+    for step, total in ((0, 1.7), (12_500, 1.8), (25_000, 1.9), (50_000, 1.9)):
+        objective.step = step
+        loss = objective.total({name: torch.tensor(value) for name, value in values.items()})
+        assert float(loss) == pytest.approx(total), step
 
 
 def test_the_loss_falls(meshes: Path, tmp_path: Path) -> None:
@@ -181,6 +301,25 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers_and_its_weights_open(
     distance = field.distance(np.array([[0, 0, 0], [0.5, 0.5, 0.5]], np.float32))
     assert np.isfinite(distance).all()
     assert distance[0] < distance[1], "still about a ball"
+
+
+def test_a_run_can_start_from_weights(meshes: Path, tmp_path: Path, precision_anew: None) -> None:
+    torch.manual_seed(5)
+    network = SparseNeuS(NETWORK)
+    save_weights(tmp_path / "given.safetensors", network.state_dict(), asdict(NETWORK), half=False)
+    training = replace(TRAINING, steps=1, learning_rate=0.0)
+    weights = published.train(
+        meshes,
+        training,
+        device="cpu",
+        output=tmp_path / "out",
+        start_from=tmp_path / "given.safetensors",
+        cache=tmp_path / "cache",
+        log=lambda line: None,
+    )
+    with safe_open(weights, "pt") as file:
+        for name, parameter in network.named_parameters():
+            assert torch.equal(file.get_tensor(name), parameter), name
 
 
 def test_the_command_trains_with_its_own_settings(
