@@ -127,8 +127,9 @@ class PipelineInfo(Struct, frozen=True, kw_only=True):
     description: Text
     options: Annotated[tuple[OptionSpec, ...], Meta(max_length=64)] = ()
     ready: bool = True
-    """False when its weights are missing; `hint` says what to do."""
+    """False when its weights are missing."""
     hint: Text = ""
+    """What to install: for it to be ready, or for more of its weights to be used."""
     licence: Text = ""
     several_pictures: bool = False
     """Whether it takes `Settings.extra_pictures`."""
