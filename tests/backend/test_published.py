@@ -93,15 +93,17 @@ def run(
     return output
 
 
-def test_from_import_to_mesh_at_the_command_line(here: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", ["zero123-xl-original", "stable-zero123"])
+def test_from_import_to_mesh_at_the_command_line(here: Path, tmp_path: Path, weights: str) -> None:
+    """Of a training checkpoint, and of a folder as diffusers publishes it."""
     assert set(One2345().installed()) == {"zero123-xl-original", "stable-zero123"}
-    arguments = ["generate", str(HOUSE), "-o", str(tmp_path / "house.ply"), "--weights", "zero123-xl-original"]
+    arguments = ["generate", str(HOUSE), "-o", str(tmp_path / "house.ply"), "--weights", weights]
     arguments += ["--option", "steps=1", "--resolution", "32", "--no-cache", "--device", "cpu"]
     arguments += ["--views-out", str(tmp_path / "views"), "--report", str(tmp_path / "report.json")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "report.json").read_text())["variants"][0]["report"]
-    assert report["weights"] == "zero123-xl-original"
+    assert report["weights"] == weights
     assert {"around", "near", "elevation", "shape", "meshing"} <= report["seconds"].keys()
     assert len(list((tmp_path / "views").glob("view_*.png"))) == 40
     assert (tmp_path / "house.ply").stat().st_size > 1000
