@@ -25,9 +25,9 @@ from backend.geometry.cameras import Camera
 from backend.geometry.export import vertex_normals
 from backend.geometry.mesh import ViewSet
 from backend.geometry.meshing import extract_surface
+from backend.pipelines.one2345.selection import published_cameras
 from backend.pipelines.stage import Progress
 from backend.reconstructors.sparseneus.config import PUBLISHED
-from backend.reconstructors.sparseneus.frame import published_cameras
 from backend.reconstructors.sparseneus.network import Conditional, SparseNeuS
 from backend.reconstructors.sparseneus.reconstructor import SdfField, SparseNeuSReconstructor
 from backend.reconstructors.sparseneus.volume import in_view, lattice, project, sample_maps

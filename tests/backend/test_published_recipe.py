@@ -21,11 +21,11 @@ from backend.geometry.mesh import Mesh, ViewSet
 from backend.pipelines.one2345 import published
 from backend.pipelines.one2345.pipeline import One2345
 from backend.pipelines.one2345.published import Published
+from backend.pipelines.one2345.selection import published_cameras
 from backend.pipelines.registry import Request
 from backend.pipelines.shaping import Elevation, Made
 from backend.pipelines.stage import Progress, StageCache, Stages, Update
 from backend.preparation.framing import framed_camera
-from backend.reconstructors.sparseneus.frame import published_cameras
 from backend.reconstructors.sparseneus.reconstructor import resampled
 from backend.weights.store import WeightsEntry
 from protocol.messages import DeviceInfo, Report, Settings

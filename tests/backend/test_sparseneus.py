@@ -19,12 +19,13 @@ from backend.geometry.batched import camera_tensor
 from backend.geometry.cameras import Camera, project, rays
 from backend.geometry.mesh import ViewSet
 from backend.geometry.meshing import extract_surface
+from backend.pipelines.one2345.selection import published_cameras
 from backend.pipelines.stage import Progress
 from backend.reconstructors.sparseneus.adapter import network_images, unit_projections
 from backend.reconstructors.sparseneus.blending import BlendingNetwork, ray_difference
 from backend.reconstructors.sparseneus.config import PUBLISHED, TINY
 from backend.reconstructors.sparseneus.features import ActivatedNorm, fuse
-from backend.reconstructors.sparseneus.frame import fitted_frame, frusta_frame, published_cameras
+from backend.reconstructors.sparseneus.frame import fitted_frame, frusta_frame
 from backend.reconstructors.sparseneus.network import SparseNeuS
 from backend.reconstructors.sparseneus.reconstructor import SdfField, SparseNeuSReconstructor
 from backend.reconstructors.sparseneus.sdf import lookup, smooth_lookup

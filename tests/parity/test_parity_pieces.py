@@ -11,8 +11,9 @@ import torch
 from goldens import DATA, Golden
 
 from backend.geometry.cameras import Camera
+from backend.pipelines.one2345.selection import published_cameras
 from backend.reconstructors.sparseneus.config import PUBLISHED
-from backend.reconstructors.sparseneus.frame import frusta_frame, published_cameras
+from backend.reconstructors.sparseneus.frame import frusta_frame
 from backend.reconstructors.sparseneus.network import Conditional, SparseNeuS
 from backend.reconstructors.sparseneus.rendering import Rendered, render_rays
 from backend.reconstructors.sparseneus.volume import SparseBlock, SparseKernel, coarser

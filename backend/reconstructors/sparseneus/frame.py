@@ -15,10 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.elevation.solve import NEAR_MOVES
 from backend.geometry.cameras import Camera
 from backend.geometry.mesh import ViewSet
-from backend.pipelines.one2345.selection import ANCHOR_MOVES, moved, ring_moves
 
 Array = NDArray[np.float64]
 F32 = NDArray[np.float32]
@@ -158,18 +156,3 @@ def _reference_cube(reference: Camera, center: Array, half: float) -> Frame:
 
 def _apply(matrix: Array, points: Array) -> Array:
     return points @ matrix[:3, :3].T + matrix[:3, 3]
-
-
-def published_cameras(camera: Camera) -> dict[str, Camera]:
-    """The 40 cameras of One-2-3-45 about the input's, by the names of their pictures (section 3.3).
-
-    First the eight of the first stage: "0" to "3" around the object at the input's elevation, then four between them,
-    30 degrees lower ("4" to "7"), or higher ("8" to "11") where the input stands below 15 degrees. Then the four near
-    views of each, "0_0" to "11_3".
-    """
-    ring = ring_moves(camera)
-    lower = ring[0][0] < 0
-    names = [str(k) for k in (*range(4), *(range(4, 8) if lower else range(8, 12)))]
-    first = moved([camera], (*ANCHOR_MOVES, *ring))
-    near = [f"{name}_{k}" for name in names for k in range(len(NEAR_MOVES))]
-    return dict(zip([*names, *near], [*first, *moved(first, NEAR_MOVES)], strict=True))

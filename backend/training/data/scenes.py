@@ -23,9 +23,9 @@ from backend.generators.zero123.pose import FOV_DEG
 from backend.geometry.cameras import Camera
 from backend.geometry.render import Light, prepare, render
 from backend.geometry.render import Scene as Geometry
+from backend.pipelines.one2345.selection import published_cameras
 from backend.pipelines.stage import Progress, digest
 from backend.preparation.framing import framed_camera
-from backend.reconstructors.sparseneus.frame import published_cameras
 from backend.reconstructors.sparseneus.reconstructor import resampled
 from backend.training.data.episodes import place, place_scene, sample_light
 from backend.training.data.meshes import MeshFile

@@ -95,7 +95,8 @@ def shapes_of(build: Callable[[], nn.Module]) -> Shapes:
     Raises:
         ValueError: it is larger than any network, for its configuration is not trusted.
     """
-    with torch.device("meta"), _Bounded():
+    # what is stopped in the middle of no_grad does not leave it: so gradients are set back from out here
+    with torch.no_grad(), torch.device("meta"), _Bounded():
         return {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
 
 
