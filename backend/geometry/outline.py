@@ -9,12 +9,13 @@ wide.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.geometry.cameras import Camera, project
+from backend.geometry.cameras import Camera, project, rays
 from backend.geometry.meshing import SignedDistance
 from backend.geometry.sampling import sampled
 
@@ -61,11 +62,15 @@ class Outline:
     slope: F32
     thickness: F32
 
+    @cached_property
+    def _maps(self) -> F32:
+        """All maps in one, as each question looks all of them up: [S, S, 4]."""
+        return np.stack([self.beside, self.depth, self.slope, self.thickness], axis=-1)
+
     def keep(self, points: F32, distance: F32) -> F32:
         """The shape's signed distances [N] at points [N, 3], those of a shape that keeps to the outline."""
         pixels, z = project(self.camera, points.astype(np.float64), len(self.beside))
-        maps = np.stack([self.beside, self.depth, self.slope, self.thickness], axis=-1)
-        beside, depth, slope, thickness = sampled(maps, pixels, border=cv2.BORDER_REPLICATE).T
+        beside, depth, slope, thickness = sampled(self._maps, pixels, border=cv2.BORDER_REPLICATE).T
         cone = beside * z.astype(np.float32)
         sheet = np.abs(z.astype(np.float32) - depth) / slope - thickness
         return np.maximum(_soft_minimum(distance, np.maximum(sheet, cone)), cone)
@@ -108,12 +113,10 @@ def _signed_distance(solid: NDArray[np.bool_]) -> F32:
 
 def _nearest(shape: SignedDistance, half: float, camera: Camera, within: NDArray[np.bool_]) -> tuple[F32, F32]:
     """Of each line of sight [L, L] the lowest signed distance, and where that is; else infinity and the middle's."""
-    rows, columns = np.nonzero(within)
-    focal, middle = camera.focal(LINES), LINES / 2 - 0.5
-    local = np.stack([(columns - middle) / focal, (rows - middle) / focal, np.ones(len(rows))], axis=-1)
-    directions = local @ camera.world_from_camera()[:3, :3].T  # one unit of depth long
+    origin, towards = rays(camera, LINES)
+    directions = towards[within] / (towards[within] @ camera.world_from_camera()[:3, 2])[:, None]  # one of depth long
     depths = camera.distance + half * ((np.arange(STEPS) + 0.5) / STEPS * 2 - 1)
-    points = camera.position + directions[:, None] * depths[:, None]
+    points = origin + directions[:, None] * depths[:, None]
     known = (np.abs(points) <= half).all(axis=-1)
     values = np.full(known.shape, np.inf, np.float32)
     values[known] = shape(points[known].astype(np.float32))
@@ -121,8 +124,8 @@ def _nearest(shape: SignedDistance, half: float, camera: Camera, within: NDArray
     miss, depth = np.full(within.shape, np.inf, np.float32), np.full(within.shape, camera.distance, np.float32)
     lowest = values.min(axis=1)
     weights = np.exp(-(values - np.minimum(lowest, 1e3)[:, None]) / DECISION)
-    miss[rows, columns] = lowest
-    depth[rows, columns] = (weights @ depths + 1e-9 * camera.distance) / (weights.sum(axis=1) + 1e-9)
+    miss[within] = lowest
+    depth[within] = (weights @ depths + 1e-9 * camera.distance) / (weights.sum(axis=1) + 1e-9)
     return miss, depth
 
 

@@ -225,11 +225,10 @@ class Published:
             KeepError: the preview is wanted.
         """
         progress, camera = stages.progress, picture_camera(elevation)
+        progress.begin("Drawing Around", (0.1, 0.25), Preview(mesh=coarse), can_keep=True)
         if not is_matched(elevation, settings):
-            progress.begin("Drawing Around", (0.1, 0.25), Preview(mesh=coarse), can_keep=True)
             return (*self.select_at_once(picture, camera, sampling, stages), elevation)
 
-        progress.begin("Drawing Around", (0.1, 0.25), Preview(mesh=coarse), can_keep=True)
         views = self.around(picture, camera, ANCHOR_MOVES, sampling, stages)
         progress.begin("Drawing Near Views", (0.25, 0.35), Preview(views=views.images), can_keep=True)
         near = self.near(views.images[:1], views.cameras[:1], sampling, stages)
